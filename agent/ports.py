@@ -1,0 +1,114 @@
+"""The ports and their promises. `agent.testing` checks each promise for any implementation.
+
+A source gives native records and a cursor; a sink answers for each document; a detector is a pure function of
+(events, state). None of them keeps a promise with a lock, a global or a clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from agent.model import Batch, Cursor, Document, Finding, Kind, Outcome, Records, Reference, Timestamp
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where records come from.
+
+    The same *after* and an unchanged upstream give the same records; a changed one gives a superset without repeats.
+    `fetch` returns at most *limit* records and never waits: nothing new is an empty `Records`, which still says
+    `as_of`.
+    Transient trouble raises `RetryableError`, wrong credentials or addresses `ConfigError`.
+    """
+
+    id: str
+
+    def open(self, fields: frozenset[str]) -> None:
+        """Prove reach and least privilege, else ConfigError. *fields* are the ECS fields the plan wants."""
+
+    def fetch(self, after: Cursor | None, limit: int) -> Records: ...
+
+    def full(self, references: Sequence[Reference]) -> Mapping[Reference, bytes | Mapping[str, Any]]:
+        """Return whole native records; a missing key means that the record has vanished."""
+
+    def ack(self, cursor: Cursor) -> None:
+        """Tell the upstream that everything up to *cursor* is committed: a courtesy, our checkpoint is the truth."""
+
+    def close(self) -> None:
+        """Release what is held; safe unopened, safe twice."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where documents go. `write` answers once for each document, in order; a repeated id leaves one document."""
+
+    id: str
+
+    def open(self) -> None: ...
+
+    def write(self, documents: Sequence[Document]) -> Sequence[Outcome]: ...
+
+    def close(self) -> None: ...
+
+
+class StateView(Protocol):
+    """One operator's keyed state inside the running batch: reads see its own writes, all is discarded on an error.
+
+    Values are JSON-able; a value read must be put back to be changed.
+    """
+
+    def get(self, key: str) -> Any: ...
+
+    def put(self, key: str, value: Any) -> None: ...
+
+    def delete(self, key: str) -> None: ...
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """All keys with their values, in no order that may matter."""
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to one of the operator's counters (late events, capped keys): numbers only, never read back."""
+
+
+@runtime_checkable
+class Detector(Protocol):
+    """A pure function of (events, state): no clock, no network, no disk, no memory but *state*.
+
+    *order* is the promise about alert ids: ``set``, the same for every cut and every order of events within the allowed
+    lateness; ``sequence``, the same for every cut of events in their partitions' order.
+    """
+
+    id: str
+    order: Literal["set", "sequence"]
+
+    def fields(self, kind: Kind) -> frozenset[str]:
+        """The ECS fields wanted of events of *kind*; empty if the detector has no interest in them."""
+
+    def detect(self, events: Batch, state: StateView) -> Sequence[Finding]: ...
+
+    def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:
+        """Close what *watermark* has passed: no event older than it less the allowed lateness will be folded."""
+
+    def plan(self) -> Mapping[str, Any]:
+        """Return what runs as JSON-able data: counts, refusals as ``file:line: reason``, fields and what they cost."""
+
+
+class DetectorFactory(Protocol):
+    """What an entry point of the group ``vedette.detectors`` names."""
+
+    def __call__(self, id: str, options: Mapping[str, Any], cache: Path | None) -> Detector:
+        """Build a detector; unknown or wrong options raise ConfigError. *cache* is a folder for compiled plans."""
+
+
+@dataclass(frozen=True)
+class Connector:
+    """What an entry point of the group ``vedette.connectors`` names: how to make its source and its sink, if any.
+
+    Unknown or wrong options raise ConfigError.
+    """
+
+    source: Callable[[str, Mapping[str, Any]], Source] | None = None
+    sink: Callable[[str, Mapping[str, Any]], Sink] | None = None
