@@ -24,3 +24,28 @@ $(VENV)/dev: $(VENV)/run packaging/requirements-dev.lock
 lock: ## pin every dependency by hash (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build -o packaging/requirements.lock pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build --group dev -o packaging/requirements-dev.lock pyproject.toml
+
+demo: $(VENV)/run ## a day of made-up logs with attacks through the whole pipeline (LOGS=path: your own files)
+	@$(BIN)/vedette demo $(if $(LOGS),--logs "$(LOGS)")
+
+test: $(VENV)/dev lint ## everything CI runs: style, types, all tests but the long ones
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+evaluate: $(VENV)/dev ## what is caught and what is loud, on real logs (VEDETTE_TEST_DATA)
+	$(BIN)/python -m tests.bench.evaluate --json tests/results/evaluate.json
+
+bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 30 minutes
+	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json
+	timeout 600 $(BIN)/python -m tests.bench.bench_store --json tests/results/bench-store.json
+
+kill-points: $(VENV)/dev ## strike every system call of the real process; at most 80 minutes
+	timeout 4800 $(BIN)/python -m tests.faults.kill_points --limit 4500 --json tests/results/kill-points.json
+
+clean: ## remove what make made
+	rm -rf $(VENV) .demo .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

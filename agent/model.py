@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
@@ -46,12 +46,13 @@ def digest(*parts: str | int) -> str:
 
 
 class Reference(NamedTuple):
-    """Where one record lies: enough to name it (identity) and to fetch it again."""
+    """Where one record lies: enough to name it (identity), to fetch it again and to read it (format)."""
 
     source: str
     partition: str
     key: int | str
     path: str = ""
+    format: str = ""
 
     @property
     def identity(self) -> Identity:
@@ -103,7 +104,7 @@ class Records:
 
     def reference(self, index: int) -> Reference:
         chunk, place = self.locate(index)
-        return Reference(self.source, chunk.partition, chunk.keys[place], chunk.path)
+        return Reference(self.source, chunk.partition, chunk.keys[place], chunk.path, chunk.format)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,6 @@ class DeadLetter:
     """A record that could not be used: why, where it came from and, within the byte cap, what it was."""
 
     reference: Reference
-    format: str
     reason: str
     raw: bytes
     time: Timestamp
@@ -148,6 +148,10 @@ class Dictionary:
     def encode(self, values: Iterable[Value]) -> list[int]:
         """Return one code a value; new values get the next codes."""
         return list(map(self._codes.__getitem__, values))
+
+    def code(self, value: Value) -> int:
+        """Return the code of *value*, or -1 if it has not occurred."""
+        return self._codes.get(value, -1)
 
     @property
     def full(self) -> bool:
@@ -235,6 +239,18 @@ class Batch:
     def value(self, row: int, name: str) -> Value | None:
         column = self.columns.get(name)
         return None if column is None else column.value(row)
+
+    def take(self, rows: NDArray[np.intp]) -> Batch:
+        """Return the batch of these rows only."""
+        return replace(
+            self,
+            origin=self.origin[rows],
+            kind=self.kind[rows],
+            time=self.time[rows],
+            columns={name: Column(column.codes[rows], column.dictionary) for name, column in self.columns.items()},
+            high=self.high[rows],
+            future=self.future[rows],
+        )
 
     def rows_by_kind(self) -> Iterator[tuple[Kind, NDArray[np.intp]]]:
         """Yield each kind that occurs with its rows, ascending."""

@@ -1,0 +1,49 @@
+"""The command line: one file a noun, and the commands that other rooms bring.
+
+Exit codes: 0 fine, 1 found something or a check failed, 2 usage, 3 configuration, 4 trust refused, 5 unreachable.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from agent import plugins
+from agent.cli import alerts, deadletter, run
+from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
+
+_CODES: tuple[tuple[type[VedetteError], int], ...] = (
+    (ConfigError, 3),
+    (TrustError, 4),
+    (AccessDenied, 4),
+    (RetryableError, 5),
+    (VedetteError, 1),
+)
+
+app = typer.Typer(
+    name="vedette",
+    help="Security analytics for the SIEM you already have: logs in, alerts out, nothing lost, nothing doubled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("plan")(run.plan)
+app.command("demo")(run.demo)
+app.add_typer(alerts.app, name="alerts")
+app.add_typer(deadletter.app, name="deadletter")
+
+
+def main() -> None:
+    """Entry point of the `vedette` command."""
+    for entry in plugins.commands():
+        app.command(entry.name)(entry.load())
+    try:
+        app()
+    except VedetteError as error:
+        print(f"vedette: {error}", file=sys.stderr)
+        sys.exit(next(code for kind, code in _CODES if isinstance(error, kind)))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,5 @@
+"""`python -m agent` is `vedette`."""
+
+from agent.cli import main
+
+main()

@@ -1,0 +1,246 @@
+"""From findings to the alerts of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from agent.alerting import document
+from agent.errors import RecordError
+from agent.model import (
+    SECOND,
+    Alert,
+    Batch,
+    DeadLetter,
+    Description,
+    Explanation,
+    Factor,
+    Finding,
+    Reference,
+    Timestamp,
+    digest,
+)
+from agent.normalise import Normaliser
+from agent.ports import StateView
+
+OPERATOR = "vedette.alerting"
+"""The operator that counts alerts by rule and event-time hour, for the delivery cap."""
+HOUR = 3600 * SECOND
+
+_Raw = bytes | Mapping[str, Any]
+Fetch = Callable[[Sequence[Reference]], Mapping[Reference, _Raw]]
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Alerts of one rule with the same values of *by* within one period of *seconds* are one alert."""
+
+    by: tuple[str, ...]
+    seconds: int
+
+
+QUARANTINE = Description(
+    id="vedette.quarantine",
+    title="Events that could not be read",
+    kind="quality",
+    level="low",
+    description="Records of this log could not be read; only raw-text rules saw them: 'vedette deadletter list'.",
+    author="Vedette",
+)
+STORM = Description(
+    id="vedette.storm",
+    title="Alert storm",
+    kind="quality",
+    level="medium",
+    description="A rule made more alerts in an hour of event time than the configuration lets out. All are stored.",
+    author="Vedette",
+)
+
+
+def alert_id(tenant: str, finding: Finding, suppression: Suppression | None = None, values: Sequence[str] = ()) -> str:
+    """Return the alert's id: what was found, about whom, in which events or window; no version and no wall time."""
+    rule = finding.detector.id
+    if suppression is not None:
+        return digest("suppressed", tenant, rule, *values, finding.time // (suppression.seconds * SECOND))
+    if finding.window is not None:
+        return digest("window", tenant, rule, _entity(finding), *finding.window, finding.key)
+    return digest("events", tenant, rule, _entity(finding), *sorted(e.identity for e in finding.evidence), finding.key)
+
+
+def quarantine_finding(letter: DeadLetter) -> Finding:
+    """Return the data-quality finding that a dead letter makes: one for each partition, however many letters."""
+    where = letter.reference
+    return Finding(
+        detector=QUARANTINE,
+        time=letter.time,
+        evidence=(where,),
+        entity=(("log.file.path", where.path),),
+        window=(0, 0),
+        key=where.partition,
+        explanation=Explanation(
+            f"{where.path} at {where.key}: {letter.reason}", (Factor("reason", letter.reason, "readable"),)
+        ),
+    )
+
+
+class Judge:
+    """Makes the alerts of a stream's batches.
+
+    *cap* is how many alerts of one rule may leave in an hour of event time; None for no cap.
+    """
+
+    def __init__(
+        self,
+        normaliser: Normaliser,
+        *,
+        tenant: str,
+        stream: str,
+        cap: int | None,
+        suppressions: Mapping[str, Suppression] | None = None,
+    ) -> None:
+        self._normaliser = normaliser
+        self._tenant = tenant
+        self._stream = stream
+        self._cap = cap
+        self._suppressions = suppressions or {}
+
+    def judge(
+        self, findings: Sequence[Finding], dead: Sequence[DeadLetter], batch: Batch, state: StateView, fetch: Fetch
+    ) -> list[Alert]:
+        """Return one alert for each finding, those past the cap marked as not to be delivered.
+
+        *fetch* gets whole records of evidence that is not in *batch*, in one call.
+        """
+        everything = [*findings, *_once_a_partition(dead)]
+        raws = _at_hand(findings, dead, batch)
+        missing = {one.evidence[0] for one in everything if one.evidence} - raws.keys()
+        if missing:
+            raws |= fetch(sorted(missing, key=str))
+        alerts: list[Alert] = []
+        for finding in everything:
+            source, partial = self._source(finding, raws, batch.records.as_of)
+            alerts.extend(self._alerts(finding, source, partial, batch.records.as_of, state))
+        return alerts
+
+    def _alerts(
+        self, finding: Finding, source: Mapping[str, Any], partial: bool, as_of: Timestamp, state: StateView
+    ) -> list[Alert]:
+        id = self._id(finding, source)
+        deliver, storm = self._let_out(finding, state)
+        body = self._build(finding, id, source, as_of, partial)
+        about = finding.detector
+        alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver)]
+        if storm is not None:
+            storm_id = alert_id(self._tenant, storm)
+            body = self._build(storm, storm_id, {}, as_of, False)
+            alerts.append(Alert(storm_id, STORM.id, STORM.title, STORM.level, storm.time, body))
+        return alerts
+
+    def _build(
+        self, finding: Finding, id: str, source: Mapping[str, Any], as_of: Timestamp, partial: bool
+    ) -> dict[str, Any]:
+        return document.build(
+            finding, id, source, tenant=self._tenant, stream=self._stream, as_of=as_of, partial=partial
+        )
+
+    def _id(self, finding: Finding, source: Mapping[str, Any]) -> str:
+        suppression = self._suppressions.get(finding.detector.id)
+        values = [str(_lookup(source, name)) for name in suppression.by] if suppression else []
+        return alert_id(self._tenant, finding, suppression, values)
+
+    def _let_out(self, finding: Finding, state: StateView) -> tuple[bool, Finding | None]:
+        """Count the finding in its rule's hour; past the cap it stays in, and the first to do so raises a storm."""
+        if self._cap is None:
+            return True, None
+        rule, hour = finding.detector.id, finding.time // HOUR
+        key = f"{hour}/{rule}"
+        number = (state.get(key) or 0) + 1
+        state.put(key, number)
+        if number <= self._cap:
+            return True, None
+        state.count("held_back")
+        return False, _storm(finding, hour, self._cap) if number == self._cap + 1 else None
+
+    def _source(
+        self, finding: Finding, raws: Mapping[Reference, _Raw], as_of: Timestamp
+    ) -> tuple[dict[str, Any], bool]:
+        """Return the full document of the finding's first evidence, else what the finding itself knows (partial)."""
+        known = {name: value for name, value in finding.fields.items() if not name.startswith("vedette.")}
+        if not finding.evidence or finding.evidence[0] not in raws:
+            return nest({**known, **dict(finding.entity)}), bool(finding.evidence)
+        reference = finding.evidence[0]
+        return self._full(reference, raws[reference], as_of), False
+
+    def _full(self, reference: Reference, raw: _Raw, as_of: Timestamp) -> dict[str, Any]:
+        original = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else orjson.dumps(raw, default=str).decode()
+        try:
+            full = self._normaliser.document(reference.format, raw, as_of=as_of)
+        except RecordError:
+            full = {}
+        log = full.get("log") or {}
+        offset = {"offset": reference.key} if isinstance(reference.key, int) else {}
+        return {
+            **full,
+            "event": {**(full.get("event") or {}), "original": original},
+            "log": {**log, **offset, "file": {**(log.get("file") or {}), "path": reference.path}},
+        }
+
+
+def _entity(finding: Finding) -> str:
+    return orjson.dumps(finding.entity).decode()
+
+
+def _storm(finding: Finding, hour: int, cap: int) -> Finding:
+    about = finding.detector
+    sentence = (
+        f"{about.title}: more than {cap} alerts in the hour from {document.iso(hour * HOUR)}; the rest are stored and "
+        f"not sent: vedette alerts list --rule {about.id}"
+    )
+    return Finding(
+        detector=STORM,
+        time=hour * HOUR,
+        evidence=(),
+        entity=(("rule.id", about.id),),
+        window=(hour * HOUR, (hour + 1) * HOUR),
+        explanation=Explanation(sentence, (Factor("alerts", f"> {cap}", f"<= {cap}"),)),
+    )
+
+
+def _once_a_partition(dead: Sequence[DeadLetter]) -> list[Finding]:
+    first = {letter.reference.partition: letter for letter in reversed(dead)}
+    return [quarantine_finding(letter) for letter in first.values()]
+
+
+def _at_hand(findings: Sequence[Finding], dead: Sequence[DeadLetter], batch: Batch) -> dict[Reference, _Raw]:
+    """Return the native records that need no second reading: hits on this batch's rows, and dead letters."""
+    raws: dict[Reference, _Raw] = {letter.reference: letter.raw for letter in dead}
+    for finding in findings:
+        if finding.row is not None:
+            chunk, place = batch.records.locate(int(batch.origin[finding.row]))
+            raws[finding.evidence[0]] = chunk.raw[place]
+    return raws
+
+
+def nest(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted *fields* as nested objects; a field that stands where an object must goes under `value` in it."""
+    nested: dict[str, Any] = {}
+    for name, value in sorted(fields.items()):
+        *path, last = name.split(".")
+        place = nested
+        for part in path:
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
+                inner = place[part] = {"value": inner}
+            place = inner
+        place[last] = value
+    return nested
+
+
+def _lookup(document: Mapping[str, Any], name: str) -> Any:
+    found: Any = document
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found

@@ -1,0 +1,245 @@
+"""`vedette alerts`: the embedded alert store."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import sys
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.options import DATA, AsJson, Data
+from agent.errors import ConfigError
+
+app = typer.Typer(help="Look at, acknowledge and export stored alerts.", no_args_is_help=True)
+
+
+class Level(StrEnum):
+    """Sigma's levels."""
+
+    informational = "informational"
+    low = "low"
+    medium = "medium"
+    high = "high"
+    critical = "critical"
+
+
+class Verdict(StrEnum):
+    """What an analyst found the alert to be."""
+
+    true_positive = "true-positive"
+    false_positive = "false-positive"
+    benign = "benign"
+
+
+class Format(StrEnum):
+    """How to export."""
+
+    csv = "csv"
+    ndjson = "ndjson"
+
+
+MinLevel = Annotated[Level | None, typer.Option("--min-level", help="This level and above.")]
+Rule = Annotated[str | None, typer.Option("--rule", help="Only alerts of this rule id.")]
+Ids = Annotated[list[str], typer.Argument(help="Alert ids, or unique beginnings of them.")]
+
+
+@app.command("list")
+def list_(
+    data: Data = DATA,
+    min_level: MinLevel = None,
+    rule: Rule = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Only those nobody has acknowledged.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the oldest first.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List stored alerts, oldest evidence first.
+
+    Example: vedette alerts list --min-level high --open
+    """
+    from agent.cli.terminal import print_json, say, table
+    from agent.store import Reader
+
+    with Reader(data) as reader:
+        level = min_level.value if min_level else None
+        found = list(reader.alerts(rule=rule, min_level=level, open_only=open_only, limit=limit + 1))
+    if as_json:
+        print_json(_flat(alert) for alert in found[:limit])
+        return
+    table(
+        ("time (UTC)", "level", "alert", "about", "where", "id", "verdict"),
+        ([*_row(alert), alert["verdict"] or ("acked" if alert["acked"] else "")] for alert in found[:limit]),
+    )
+    if len(found) > limit:
+        say(f"more than {limit}: --limit shows more", "dim")
+
+
+@app.command()
+def show(ids: Ids, data: Data = DATA, as_json: AsJson = False) -> None:
+    """Show alerts whole: why they fired, on what evidence, and the document that sinks get.
+
+    Example: vedette alerts show 3f2a
+    """
+    from agent.cli.terminal import print_json, safe, say
+
+    for alert in _find(data, ids):
+        document = alert["document"]
+        if as_json:
+            print_json([{**_flat(alert), "document": document}])
+            continue
+        say(f"{alert['title']}  [{alert['level']}]", "bold")
+        say(f"  id        {alert['id']}  (rule {safe(alert['rule_id'])})")
+        say(f"  evidence  {iso(alert['time'])}  found {iso(alert['created'])}  trust {document['vedette']['trust']}")
+        say(f"  why       {safe(document['event']['reason'])}")
+        for factor in document["vedette"]["explain"]:
+            observed, expected = safe(factor["observed"]), safe(factor["expected"])
+            say(f"              {safe(factor['field'])}: {observed}  (expected {expected})")
+        if author := document["rule"].get("author"):
+            say(f"  author    {safe(', '.join(author))}")
+        for technique in document.get("threat", {}).get("technique", {}).get("name", []):
+            say(f"  ATT&CK    {safe(technique)}")
+        for record in document["vedette"]["evidence"]["records"]:
+            say(f"  record    {safe(record['path'])} at {safe(record['key'])}")
+        if original := document["event"].get("original"):
+            say(f"  original  {safe(original)}")
+        if alert["acked"]:
+            say(f"  verdict   {alert['verdict'] or 'seen'} by {safe(alert['acked_by'])}, {iso(alert['acked'])}")
+        say("")
+
+
+@app.command()
+def ack(
+    ids: Ids,
+    data: Data = DATA,
+    verdict: Annotated[Verdict | None, typer.Option("--verdict", help="What it turned out to be.")] = None,
+    note: Annotated[str | None, typer.Option("--note", help="Free text, kept with the alert.")] = None,
+) -> None:
+    """Acknowledge alerts, with a verdict if there is one.
+
+    Example: vedette alerts ack 3f2a --verdict false-positive --note "our own scanner"
+    """
+    from agent.cli.terminal import say
+    from agent.control import ask
+    from agent.service import acknowledge
+    from agent.store import Store
+
+    found = [alert["id"] for alert in _find(data, ids)]
+    request = {
+        "do": "ack",
+        "ids": found,
+        "by": getpass.getuser(),
+        "verdict": verdict.value if verdict else None,
+        "note": note,
+    }
+    if ask(data, request) is None:
+        store = Store(data)
+        try:
+            acknowledge(store, request)
+        finally:
+            store.close()
+    say(f"{len(found)} acknowledged")
+
+
+@app.command()
+def export(
+    data: Data = DATA,
+    format: Annotated[Format, typer.Option("--format", help="csv for a spreadsheet, ndjson whole.")] = Format.csv,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
+    min_level: MinLevel = None,
+    rule: Rule = None,
+) -> None:
+    """Export alerts, as a table for a spreadsheet or as whole documents.
+
+    Example: vedette alerts export --format csv -o alerts.csv
+    """
+    from agent.cli.terminal import print_json
+    from agent.store import Reader
+
+    with Reader(data) as reader:
+        found = reader.alerts(rule=rule, min_level=min_level.value if min_level else None)
+        if format is Format.ndjson and output is None:
+            print_json(alert["document"] for alert in found)
+        elif format is Format.ndjson and output is not None:
+            import orjson
+
+            with output.open("wb") as file:
+                file.writelines(orjson.dumps(alert["document"]) + b"\n" for alert in found)
+        else:
+            with output.open("w", newline="", encoding="utf-8-sig") if output else sys.stdout as out:
+                writer = csv.writer(out)
+                writer.writerow(CSV_COLUMNS)
+                writer.writerows([cell(value) for value in csv_row(alert)] for alert in found)
+
+
+CSV_COLUMNS = ("id", "evidence_time", "found", "level", "title", "reason", "host", "user", "source_ip", "file",
+               "techniques", "rule_id", "author", "repeats", "verdict", "acknowledged_by", "note")  # fmt: skip
+
+
+def csv_row(alert: Mapping[str, Any]) -> list[Any]:
+    document = alert["document"]
+    return [
+        alert["id"], iso(alert["time"]), iso(alert["created"]), alert["level"], alert["title"],
+        document["event"]["reason"], _at(document, "host.name"), _at(document, "user.name"),
+        _at(document, "source.ip"), _at(document, "log.file.path"),
+        " ".join(document.get("threat", {}).get("technique", {}).get("id", [])), alert["rule_id"],
+        ", ".join(document["rule"].get("author", [])), alert["repeats"], alert["verdict"], alert["acked_by"],
+        alert["note"],
+    ]  # fmt: skip
+
+
+def cell(value: Any) -> str:
+    """Return a cell that no spreadsheet takes for a formula."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def iso(time: int) -> str:
+    from agent.alerting.document import iso as as_iso
+
+    return as_iso(time)
+
+
+def _find(data: Path, ids: list[str]) -> list[dict[str, Any]]:
+    """Return the alerts that *ids* begin; ConfigError for one that begins none or several."""
+    from agent.store import Reader
+
+    found = []
+    with Reader(data) as reader:
+        for id in ids:
+            matches = list(reader.alerts(id=id, limit=2))
+            if len(matches) != 1:
+                trouble = "no alert has" if not matches else "several alerts have"
+                raise ConfigError(f"{trouble} an id that begins with {id!r}; see 'vedette alerts list'")
+            found.extend(matches)
+    return found
+
+
+def _flat(alert: Mapping[str, Any]) -> dict[str, Any]:
+    row = {key: value for key, value in alert.items() if key != "document"}
+    return {
+        **row,
+        "time": iso(alert["time"]),
+        "created": iso(alert["created"]),
+        "reason": alert["document"]["event"]["reason"],
+    }
+
+
+def _row(alert: Mapping[str, Any]) -> list[object]:
+    document = alert["document"]
+    about = [_at(document, name) for name in ("host.name", "user.name", "source.ip")]
+    file = _at(document, "log.file.path") or ""
+    return [
+        iso(alert["time"])[:19].replace("T", " "), alert["level"], alert["title"],
+        " ".join(str(one) for one in about if one), Path(str(file)).name, alert["id"][:8],
+    ]  # fmt: skip
+
+
+def _at(document: Mapping[str, Any], name: str) -> Any:
+    found: Any = document
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return " ".join(map(str, found)) if isinstance(found, list) else found

@@ -1,0 +1,83 @@
+"""`vedette deadletter`: records that could not be read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+
+app = typer.Typer(help="Look at records that could not be read, and try them again.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    data: Data = DATA,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the oldest first.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List dead letters: where each lies, why it could not be read, how it begins.
+
+    Example: vedette deadletter list
+    """
+    from agent.alerting.document import iso
+    from agent.cli.terminal import print_json, table
+    from agent.store import Reader
+
+    with Reader(data) as reader:
+        letters = list(reader.dead_letters(limit))
+    for letter in letters:
+        raw = letter.pop("raw")
+        letter["time"] = iso(letter["time"])
+        letter["begins"] = None if raw is None else raw[:200].decode("utf-8", "backslashreplace")
+    if as_json:
+        print_json(letters)
+    else:
+        table(
+            ("seen (UTC)", "where", "at>", "bytes>", "reason", "begins"),
+            (
+                (one["time"][:19], one["path"], one["key"], one["size"], one["reason"], (one["begins"] or "")[:60])
+                for one in letters
+            ),
+        )
+
+
+@app.command()
+def retry(config: Config = CONFIG, data: Data = DATA) -> None:
+    """Read dead letters again with today's mappings; what can be read now is scored and leaves the list.
+
+    A running daemon does it; without one, the command does it itself with the configuration.
+
+    Example: vedette deadletter retry -c vedette.yml
+    """
+    from agent.cli.terminal import say
+    from agent.control import ask
+
+    answer = ask(data, {"do": "retry"})
+    retried = answer["retried"] if answer is not None else _retry_here(config, data)
+    say(f"{retried} read and scored")
+
+
+def _retry_here(config: Config, data: Data) -> int:
+    from agent.config import load
+    from agent.service import build_judge, build_pipeline, build_source, retry_dead_letters
+    from agent.store import Reader, Store
+    from agent.stream import Stream
+
+    configuration, locator = load(config)
+    store = Store(data)
+    try:
+        done = 0
+        for name, section in configuration.streams.items():
+            pipeline = build_pipeline(configuration, locator, section, data / "cache")
+            source = build_source(configuration, locator, section.source)
+            cursor, state = store.load(name)
+            judge = build_judge(configuration, name, pipeline)
+            with Reader(data) as reader:
+                stream = Stream(name, source, pipeline, judge, cursor, state)
+                done += retry_dead_letters(stream, store, reader, sinks=section.sinks)
+            source.close()
+        return done
+    finally:
+        store.close()

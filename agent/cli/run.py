@@ -1,0 +1,113 @@
+"""`vedette run` and `vedette plan`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+
+
+def run(
+    config: Config = CONFIG,
+    data: Data = DATA,
+    once: Annotated[bool, typer.Option("--once", help="Stop when everything is read and delivered.")] = False,
+) -> None:
+    """Read, detect and deliver until a signal (SIGTERM or Ctrl-C ends in order).
+
+    Example: vedette run -c vedette.yml --data /var/lib/vedette
+    """
+    from agent.config import load
+    from agent.service import Service
+
+    start_logging()
+    configuration, locator = load(config)
+    service = Service(configuration, locator, data, once=once)
+    service.stop_on_signals()
+    service.run()
+
+
+def plan(config: Config = CONFIG, data: Data = DATA, as_json: AsJson = False) -> None:
+    """Print what would run and what it costs: sources, detectors, rules refused and why, fields wanted.
+
+    Example: vedette plan -c vedette.yml
+    """
+    from agent.cli.terminal import print_json
+    from agent.config import load
+    from agent.service import build_pipeline, build_source
+
+    configuration, locator = load(config)
+    plans: dict[str, Any] = {}
+    for name, stream in configuration.streams.items():
+        source = build_source(configuration, locator, stream.source)
+        source.open(frozenset())
+        pipeline = build_pipeline(configuration, locator, stream, data / "cache")
+        plans[name] = {"source": stream.source, "sinks": stream.sinks, **pipeline.plan()}
+        source.close()
+    if as_json:
+        print_json([plans])
+    else:
+        for name, one in plans.items():
+            _print_plan(name, one)
+
+
+def _print_plan(name: str, plan: dict[str, Any]) -> None:
+    from agent.cli.terminal import safe, say
+
+    say(f"stream {name}: source {plan['source']} -> {', '.join(plan['sinks']) or 'embedded alert store'}", "bold")
+    for filter_name, where in plan["filters"].items():
+        say(f"  filter {filter_name}: {safe(where)}")
+    for detector, facts in plan["detectors"].items():
+        say(f"  detector {detector}", "bold")
+        for key, value in facts.items():
+            if isinstance(value, list | tuple):
+                say(f"    {key}: {len(value)}")
+                for item in value:
+                    say(f"      {safe(item)}")
+            else:
+                say(f"    {key}: {safe(value)}")
+
+
+def start_logging() -> None:
+    """Log to standard error: readable on a terminal, JSON lines elsewhere."""
+    import structlog
+
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="@timestamp"),
+    ]
+    last: Any
+    if sys.stderr.isatty():
+        last = structlog.dev.ConsoleRenderer(timestamp_key="@timestamp")
+    else:
+        last = structlog.processors.JSONRenderer()
+        shared += [structlog.processors.EventRenamer("message"), _rename_level]
+    structlog.configure(
+        processors=[*shared, last],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _rename_level(_logger: object, _name: str, event: Any) -> Any:
+    event["log.level"] = event.pop("level")
+    return event
+
+
+def demo(
+    logs: Annotated[
+        Path | None, typer.Option("--logs", help="Your own files or folder instead of made-up logs.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--folder", help="Where the demo works.")] = Path(".demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Another day of logs.")] = 7,
+) -> None:
+    """Run the daemon's own pipeline over a day of made-up logs with attacks in it, and show what it found.
+
+    Example: vedette demo --logs /var/log
+    """
+    from agent.demo.show import show
+
+    show(folder, logs, seed)

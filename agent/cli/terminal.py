@@ -1,0 +1,58 @@
+"""What a person sees: colours only on a terminal, and no control character of an attacker's on it."""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+STYLES: Mapping[str, str] = {
+    "critical": "bold white on red",
+    "high": "bold red",
+    "medium": "yellow",
+    "low": "cyan",
+    "informational": "dim",
+}
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
+def safe(text: object) -> str:
+    """Return *text* with control, format (bidi) and surrogate characters written out as escapes."""
+    return "".join(
+        char if unicodedata.category(char) not in _UNSAFE else char.encode("unicode_escape").decode("ascii")
+        for char in str(text)
+    )
+
+
+def print_json(rows: Iterable[Any]) -> None:
+    """Write one JSON document a line to standard output."""
+    out = sys.stdout.buffer
+    for row in rows:
+        out.write(orjson.dumps(row, default=str) + b"\n")
+    out.flush()
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
+    """Print a table; cells are made safe, a heading ending in '>' aligns right, levels get their colour."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        right = heading.endswith(">")
+        shown.add_column(heading.rstrip(">"), justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        cells = [safe(cell) for cell in row]
+        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    Console().print(shown)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line of ours (already safe) to standard output."""
+    from rich.console import Console
+
+    Console(highlight=False).print(text, style=style or None, markup=False)

@@ -1,0 +1,111 @@
+"""Reading `vedette.yml` with the line of every key at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from agent.config.model import Configuration
+from agent.errors import ConfigError
+
+Lines = dict[tuple[str, ...], int]
+MAX_BYTES = 1 << 20
+
+
+def load(path: Path) -> tuple[Configuration, Locator]:
+    """Return the configuration in *path* and where each key stands; ConfigError names file, line and key."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from None
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"configuration is {len(text)} bytes, at most {MAX_BYTES} are read", str(path))
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"not YAML: {error.problem}", f"{path}:{line}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"not YAML: {error}", str(path)) from None
+    locator = Locator(path, dict(_lines(node)))
+    try:
+        configuration = Configuration.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_say(problem, locator) for problem in error.errors())) from None
+    _check_names(configuration, locator)
+    return configuration, locator
+
+
+class Locator:
+    """Where each key of the configuration stands."""
+
+    def __init__(self, path: Path, lines: Lines) -> None:
+        self.path = path
+        self._lines = lines
+
+    def __call__(self, *keys: str | int) -> str:
+        """Return ``file:line`` of the key, or of the nearest one around it."""
+        wanted = tuple(map(str, keys))
+        while wanted and wanted not in self._lines:
+            wanted = wanted[:-1]
+        return f"{self.path}:{self._lines.get(wanted, 1)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases (no bombs) and without repeated keys (no silent last-one-wins)."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not read here; write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            place = (*path, str(key.value))
+            yield place, key.start_mark.line + 1
+            yield from _lines(value, place)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            place = (*path, str(number))
+            yield place, value.start_mark.line + 1
+            yield from _lines(value, place)
+
+
+def _say(problem: Any, locator: Locator) -> str:
+    keys: Sequence[str | int] = problem["loc"]
+    name = ".".join(str(key) for key in keys if key != "[key]")
+    text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+    return f"{locator(*keys)}: {name or 'file'}: {text}"
+
+
+def _check_names(configuration: Configuration, locator: Locator) -> None:
+    """Every name that a stream uses must be defined."""
+    for stream_id, stream in configuration.streams.items():
+        uses: dict[str, tuple[list[str], Mapping[str, object]]] = {
+            "source": ([stream.source], configuration.sources),
+            "detectors": (stream.detectors, configuration.detectors),
+            "sinks": (stream.sinks, configuration.sinks),
+            "filters": (stream.filters, configuration.filters),
+        }
+        for key, (names, defined) in uses.items():
+            for number, name in enumerate(names):
+                if name not in defined:
+                    known = ", ".join(sorted(defined)) or "none is defined"
+                    place = locator("streams", stream_id, key, number)
+                    raise ConfigError(f"streams.{stream_id}.{key}: no {name!r}; there is: {known}", place)

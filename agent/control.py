@@ -1,0 +1,95 @@
+"""Asking the running daemon: one JSON line each way over a Unix socket in the data folder, for its owner only.
+
+The daemon holds the store's only writing connection, so commands that change something are done by it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from agent.errors import VedetteError
+
+NAME = "vedette.sock"
+_MAX_REQUEST = 1 << 20
+_TIMEOUT_S = 60.0
+
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+class Control:
+    """The daemon's side: answers one request at a time with *handle*, whose VedetteErrors become ``{"error": …}``."""
+
+    def __init__(self, folder: Path, handle: Handler) -> None:
+        self._handle = handle
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(FileNotFoundError):
+            os.unlink(NAME, dir_fd=self._folder)
+        self._socket = socket.socket(socket.AF_UNIX)
+        before = os.umask(0o177)
+        try:
+            self._socket.bind(f"/proc/self/fd/{self._folder}/{NAME}")  # no limit on the folder's own length
+        finally:
+            os.umask(before)
+        self._socket.listen(8)
+        threading.Thread(target=self._serve, name="control", daemon=True).start()
+
+    def close(self) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(NAME, dir_fd=self._folder)
+        self._socket.close()
+        os.close(self._folder)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except OSError:
+                return
+            with peer, suppress(OSError):
+                peer.settimeout(_TIMEOUT_S)
+                peer.sendall(self._answer(_read_line(peer)) + b"\n")
+
+    def _answer(self, line: bytes) -> bytes:
+        try:
+            return orjson.dumps(self._handle(orjson.loads(line)))
+        except (VedetteError, orjson.JSONDecodeError) as error:
+            return orjson.dumps({"error": str(error)})
+
+
+def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the running daemon's answer, or None if none runs there; its refusal raises VedetteError."""
+    try:
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    with socket.socket(socket.AF_UNIX) as peer:
+        try:
+            peer.connect(f"/proc/self/fd/{place}/{NAME}")
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        finally:
+            os.close(place)
+        peer.settimeout(_TIMEOUT_S)
+        peer.sendall(orjson.dumps(request) + b"\n")
+        answer: dict[str, Any] = orjson.loads(_read_line(peer))
+    if "error" in answer:
+        raise VedetteError(answer["error"])
+    return answer
+
+
+def _read_line(peer: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(b"\n") and len(data) <= _MAX_REQUEST:
+        part = peer.recv(65_536)
+        if not part:
+            break
+        data += part
+    return data

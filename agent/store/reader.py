@@ -1,0 +1,108 @@
+"""The reading side of the store: read-only, short transactions, safe beside a running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import apsw
+import orjson
+
+from agent.errors import ConfigError
+from agent.model import Cursor
+
+_ALERTS = """
+    SELECT number, id, stream, rule_id, title, level, time, created, deliver, repeats, acked, acked_by, verdict, note,
+           document
+    FROM alert
+"""
+ALERT_COLUMNS = ("number", "id", "stream", "rule_id", "title", "level", "time", "created", "deliver", "repeats",
+                 "acked", "acked_by", "verdict", "note", "document")  # fmt: skip
+LEVELS = ("informational", "low", "medium", "high", "critical")
+
+
+class Reader:
+    """A read-only connection to the store in *folder*; ConfigError if there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "vedette.db"
+        if not path.exists():
+            raise ConfigError(f"no store in {folder}: run 'vedette run --data {folder}' first, or name another --data")
+        self._connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        self._connection.set_busy_timeout(10_000)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        return list(self._connection.execute(sql, values))
+
+    def cursor(self, stream: str) -> Cursor | None:
+        """Return where *stream* stands, or None if it has never committed."""
+        rows = self.rows("SELECT cursor FROM stream WHERE id = ?", stream)
+        return orjson.loads(rows[0][0]) if rows else None
+
+    def counters(self, scope: str | None = None) -> dict[str, dict[str, int]]:
+        """Return every number by scope (a stream, a sink) and name."""
+        found: dict[str, dict[str, int]] = {}
+        for name, key, value in self.rows("SELECT scope, name, value FROM counter ORDER BY scope, name"):
+            if scope in (None, name):
+                found.setdefault(name, {})[key] = value
+        return found
+
+    def waiting(self, sink: str, cap: int) -> int:
+        """Return how many documents wait for *sink*, counting no further than *cap*."""
+        sql = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? AND refused IS NULL LIMIT ?)"
+        return int(self.rows(sql, sink, cap)[0][0])
+
+    def alerts(
+        self, *, id: str | None = None, rule: str | None = None, min_level: str | None = None,
+        since: int | None = None, open_only: bool = False, limit: int = -1,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """Yield stored alerts, oldest evidence first, with *document* decoded; *id* may be a unique beginning."""
+        wanted: list[tuple[str, Any]] = []
+        if id is not None:
+            wanted.append(("id >= ?", id))
+            wanted.append(("id < ?", id + "g"))
+        if rule is not None:
+            wanted.append(("rule_id = ?", rule))
+        if since is not None:
+            wanted.append(("time >= ?", since))
+        if min_level is not None:
+            levels = LEVELS[LEVELS.index(min_level) :]
+            wanted.append(("instr(?, '|' || level || '|')", f"|{'|'.join(levels)}|"))
+        if open_only:
+            wanted.append(("acked IS ?", None))
+        where = f"WHERE {' AND '.join(condition for condition, _ in wanted)}" if wanted else ""
+        sql = f"{_ALERTS} {where} ORDER BY time, number LIMIT ?"
+        for row in self._connection.execute(sql, (*(value for _, value in wanted), limit)):
+            alert = dict(zip(ALERT_COLUMNS, row, strict=True))
+            alert["document"] = orjson.loads(alert["document"])
+            yield alert
+
+    def dead_letters(self, limit: int = -1) -> Iterator[dict[str, Any]]:
+        """Yield dead letters, oldest first; *raw* is None where only its digest is kept."""
+        names = "identity, stream, source, partition, path, key, format, reason, time, size, digest, raw"
+        sql = f"SELECT {names} FROM dead_letter ORDER BY time, identity LIMIT ?"  # noqa: S608
+        for row in self._connection.execute(sql, (limit,)):
+            letter = dict(zip(names.split(", "), row, strict=True))
+            letter["key"] = orjson.loads(letter["key"])
+            yield letter
+
+    def events(self, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest of what was done and by whom."""
+        rows = self.rows("SELECT number, time, stream, action, data FROM event ORDER BY number DESC LIMIT ?", limit)
+        return [
+            {"number": number, "time": time, "stream": stream, "action": action, **orjson.loads(data)}
+            for number, time, stream, action, data in rows
+        ]

@@ -1,0 +1,420 @@
+"""The writing side of the store: one thread, one connection, grouped commits."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import apsw
+import orjson
+
+from agent.errors import ConfigError, RetryableError, VedetteError
+from agent.model import SECOND, Alert, Cursor, DeadLetter, Outcome, Timestamp, digest
+from agent.state import Changes, State, StoredDelta, StoredPart
+from agent.store.reader import Reader
+
+SCHEMA_VERSION = 1
+DATABASE = "vedette.db"
+_BACKOFF_CAP_S = 300.0
+_GROUP = 64
+
+T = TypeVar("T")
+
+
+class StoreBroken(VedetteError):
+    """A write or fsync failed and the file's state is unknown: end the process, the next start recovers."""
+
+
+@dataclass(frozen=True)
+class Books:
+    """How a fetch's records were disposed of; `unaccounted` is always zero or there is a fault in Vedette."""
+
+    received: int
+    scored: int
+    filtered: Mapping[str, int]
+    quarantined: int
+
+    @property
+    def unaccounted(self) -> int:
+        return self.received - self.scored - sum(self.filtered.values()) - self.quarantined
+
+    def counts(self) -> dict[str, int]:
+        named = {f"filtered.{name}": number for name, number in self.filtered.items()}
+        return {"received": self.received, "scored": self.scored, "quarantined": self.quarantined, **named}
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One batch's whole effect: it happens at once or not at all.
+
+    *sinks* get each deliverable alert that is not stored yet; *spilled* are full sinks that would have, and count it.
+    *released* are dead letters that were tried again and read.
+    """
+
+    stream: str
+    cursor: Cursor
+    as_of: Timestamp
+    watermark: Timestamp
+    books: Books
+    changes: Changes
+    alerts: Sequence[Alert] = ()
+    sinks: Sequence[str] = ()
+    spilled: Sequence[str] = ()
+    dead: Sequence[DeadLetter] = ()
+    released: Sequence[str] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A document in the outbox."""
+
+    number: int
+    id: str
+    body: bytes
+    attempts: int
+    repeat: bool
+
+
+_Job = tuple[Callable[[apsw.Connection], Any], "Future[Any]"]
+
+
+class Store:
+    """The state of one data folder. Only one process at a time may hold it (a lock file says who)."""
+
+    def __init__(self, folder: Path, *, dead_letter_bytes: int = 1 << 30) -> None:
+        """Open or create the store in *folder*; ConfigError if another process holds it or its version is unknown."""
+        self.folder = folder
+        self._dead_letter_bytes = dead_letter_bytes
+        self._lock = _take_lock(folder)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._broken: StoreBroken | None = None
+        try:
+            connection = _open(folder / DATABASE)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._boot = connection.execute("SELECT coalesce(max(number), 0) FROM outbox").get
+        self._dead_bytes: int = connection.execute("SELECT coalesce(sum(length(raw)), 0) FROM dead_letter").get
+        self._thread = threading.Thread(target=self._write, args=(connection,), name="store-writer", daemon=True)
+        self._thread.start()
+
+    # --- what callers ask ---------------------------------------------------------------------------------------------
+
+    def load(self, stream: str) -> tuple[Cursor | None, State]:
+        """Return where *stream* stands and its operators' state."""
+        with Reader(self.folder) as reader:
+            cursor = reader.cursor(stream)
+            parts = [StoredPart(*row) for row in reader.rows(_PARTS, stream)]
+            deltas = [StoredDelta(*row) for row in reader.rows(_DELTAS, stream)]
+        return cursor, State(parts, deltas)
+
+    def commit(self, commit: Commit) -> int:
+        """Store the batch's effect and return how many of its alerts are new; it is on disk when this returns."""
+        return self._do(lambda connection: self._commit(connection, commit))
+
+    def waiting(self, reader: Reader, sink: str, limit: int, now: Timestamp) -> list[Waiting]:
+        """Return up to *limit* documents that *sink* should be offered now, oldest first."""
+        rows = reader.rows(_WAITING, sink, now, limit)
+        return [
+            Waiting(number, id, body, attempts, attempts > 0 or number <= self._boot)
+            for number, id, body, attempts in rows
+        ]
+
+    def settle(self, sink: str, answers: Iterable[tuple[Waiting, Outcome]], now: Timestamp) -> None:
+        """Take what *sink* has answered into account, item by item."""
+        settled = list(answers)
+        self._do(lambda connection: _settle(connection, sink, settled, now))
+
+    def do(self, work: Callable[[apsw.Connection], T]) -> T:
+        """Run *work* on the writing connection, in a transaction that is on disk when this returns."""
+        return self._do(work)
+
+    def prune(self, now: Timestamp, *, days: int, max_bytes: int) -> int:
+        """Forget delivered alerts that are older than *days* or, oldest first, beyond *max_bytes*; return how many."""
+        return self._do(lambda connection: _prune(connection, now - days * 86_400 * SECOND, max_bytes))
+
+    def acknowledge(self, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp) -> int:
+        """Note that *by* has looked at the alert; return how many alerts that was (0: no such id)."""
+        return self._do(lambda connection: _acknowledge(connection, id, by=by, verdict=verdict, note=note, now=now))
+
+    def record(self, stream: str, action: str, data: Mapping[str, Any], now: Timestamp) -> None:
+        """Append to what was done and by whom."""
+        self._do(lambda connection: _record(connection, stream, action, data, now))
+
+    def close(self) -> None:
+        """Finish what was handed over, fold the log into the file and let go of the lock; safe twice."""
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            self._thread.join()
+        self._lock.close()
+
+    # --- the writer ---------------------------------------------------------------------------------------------------
+
+    def _do(self, work: Callable[[apsw.Connection], T]) -> T:
+        if self._broken:
+            raise self._broken
+        future: Future[T] = Future()
+        self._jobs.put((work, future))
+        return future.result()
+
+    def _write(self, connection: apsw.Connection) -> None:
+        running = True
+        while running:
+            group = [self._jobs.get()]
+            while len(group) < _GROUP and not self._jobs.empty():
+                group.append(self._jobs.get())
+            running = None not in group
+            self._run([job for job in group if job is not None], connection)
+        connection.close()
+
+    def _run(self, jobs: list[_Job], connection: apsw.Connection) -> None:
+        """Do *jobs* in one transaction, each in a savepoint, and answer them after the fsync."""
+        if not jobs:
+            return
+        answers: list[tuple[Future[Any], Any]] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for work, future in jobs:
+                try:
+                    with connection:
+                        answers.append((future, work(connection)))
+                except apsw.Error:
+                    raise
+                except Exception as error:
+                    future.set_exception(error)
+            connection.execute("COMMIT")
+        except Exception as error:
+            failure = self._judge(error, connection)
+            for _, future in jobs:
+                if not future.done():
+                    future.set_exception(failure)
+            return
+        for future, answer in answers:
+            future.set_result(answer)
+
+    def _judge(self, error: Exception, connection: apsw.Connection) -> Exception:
+        """Roll back and say what the caller can do: wait (disk full), or nothing (disk sick)."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error as second:
+            error = second
+        if isinstance(error, apsw.FullError):
+            return RetryableError(f"no space left in {self.folder}: nothing was stored; free space, work goes on then")
+        if isinstance(error, apsw.ConstraintError):
+            return error
+        self._broken = StoreBroken(f"store {self.folder / DATABASE}: {error}; ending, to recover at the next start")
+        return self._broken
+
+    def _commit(self, connection: apsw.Connection, commit: Commit) -> int:
+        execute = connection.execute
+        execute(
+            "INSERT INTO stream VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET cursor = excluded.cursor, as_of = excluded.as_of, watermark = excluded.watermark",
+            (commit.stream, orjson.dumps(commit.cursor), commit.as_of, commit.watermark),
+        )
+        _store_changes(connection, commit.stream, commit.changes)
+        new = [alert for alert in commit.alerts if _store_alert(connection, commit, alert)]
+        execute_many = connection.executemany
+        execute_many("DELETE FROM dead_letter WHERE identity = ?", [(one,) for one in commit.released])
+        cut = sum(self._store_dead(connection, commit.stream, letter) for letter in commit.dead)
+        counts = {**commit.books.counts(), **commit.changes.counts, **commit.counts}
+        _add(connection, commit.stream, {**counts, "alerts": len(new), "dead_letters_cut": cut})
+        for sink in commit.spilled:
+            _add(connection, sink, {"spilled": sum(alert.deliver for alert in new)})
+        for action, data in commit.events:
+            _record(connection, commit.stream, action, data, commit.as_of)
+        return len(new)
+
+    def _store_dead(self, connection: apsw.Connection, stream: str, letter: DeadLetter) -> bool:
+        """Keep *letter*, without its raw bytes where the store's cap is reached; return whether it was cut."""
+        reference, raw = letter.reference, letter.raw
+        cut = self._dead_bytes + len(raw) > self._dead_letter_bytes
+        connection.execute(
+            "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                reference.identity,
+                stream,
+                reference.source,
+                reference.partition,
+                reference.path,
+                orjson.dumps(reference.key),
+                reference.format,
+                letter.reason,
+                letter.time,
+                len(raw),
+                digest(raw.hex()),
+                None if cut else raw,
+            ),
+        )
+        self._dead_bytes += 0 if cut else len(raw)
+        return cut
+
+
+_PARTS = "SELECT operator, part, sequence, block FROM state_part WHERE stream = ?"
+_DELTAS = "SELECT operator, sequence, block FROM state_delta WHERE stream = ? ORDER BY sequence"
+_WAITING = """
+    SELECT outbox.number, alert.id, alert.document, outbox.attempts
+    FROM outbox JOIN alert ON alert.number = outbox.alert
+    WHERE outbox.sink = ? AND outbox.refused IS NULL AND outbox.not_before <= ?
+    ORDER BY outbox.number LIMIT ?
+"""
+
+
+def _take_lock(folder: Path) -> IO[str]:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = (folder / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise ConfigError(
+            f"data folder {folder} is in use by process {holder}; stop it or choose another --data"
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _open(path: Path) -> apsw.Connection:
+    """Open the database for writing, with the settings that its promises rest on, and make or check its schema."""
+    path.touch(mode=0o600)
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(10_000)
+    if connection.pragma("journal_mode", "wal") != "wal":
+        raise ConfigError(f"{path}: this file system cannot hold a write-ahead log; choose a local folder for --data")
+    connection.pragma("synchronous", "full")
+    connection.pragma("foreign_keys", True)
+    connection.pragma("journal_size_limit", 64 << 20)
+    version = connection.pragma("user_version")
+    if version == 0:
+        with connection:
+            connection.execute(files("agent.store").joinpath("schema.sql").read_text("utf-8"))
+            connection.pragma("user_version", SCHEMA_VERSION)
+    elif version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{path}: store version {version}, this Vedette reads {SCHEMA_VERSION}; install the newer one"
+        )
+    return connection
+
+
+def _store_changes(connection: apsw.Connection, stream: str, changes: Changes) -> None:
+    connection.executemany(
+        "INSERT INTO state_delta VALUES (?, ?, ?, ?)",
+        [(stream, delta.sequence, delta.operator, delta.block) for delta in changes.deltas],
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO state_part VALUES (?, ?, ?, ?, ?)",
+        [(stream, part.operator, part.part, part.sequence, part.block) for part in changes.parts],
+    )
+    if changes.forget:
+        connection.execute("DELETE FROM state_delta WHERE stream = ? AND sequence <= ?", (stream, changes.forget))
+
+
+def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> bool:
+    """Store *alert* and queue it for the sinks, unless its id is known; return whether it is new."""
+    document = orjson.dumps(alert.document)
+    columns = "id, stream, rule_id, title, level, time, created, deliver, bytes, document"
+    values = (alert.id, commit.stream, alert.rule_id, alert.title, alert.level, alert.time, commit.as_of, alert.deliver)
+    connection.execute(
+        f"INSERT OR IGNORE INTO alert ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (*values, len(document), document),
+    )
+    if not connection.changes():
+        connection.execute("UPDATE alert SET repeats = repeats + 1 WHERE id = ?", (alert.id,))
+        return False
+    if alert.deliver:
+        number = connection.last_insert_rowid()
+        connection.executemany(
+            "INSERT INTO outbox (sink, alert) VALUES (?, ?)", [(sink, number) for sink in commit.sinks]
+        )
+    return True
+
+
+def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Waiting, Outcome]], now: Timestamp) -> None:
+    counts = {"delivered": 0, "refused": 0, "retried": 0}
+    for item, outcome in answers:
+        if outcome.state == "delivered":
+            connection.execute("DELETE FROM outbox WHERE number = ?", (item.number,))
+            counts["delivered"] += 1
+        elif outcome.state == "rejected":
+            connection.execute("UPDATE outbox SET refused = ? WHERE number = ?", (outcome.reason, item.number))
+            counts["refused"] += 1
+        else:
+            connection.execute(
+                "UPDATE outbox SET attempts = attempts + 1, not_before = ? WHERE number = ?",
+                (now + int(backoff(item.attempts, outcome.retry_after) * SECOND), item.number),
+            )
+            counts["retried"] += 1
+    _add(connection, sink, counts)
+
+
+def _acknowledge(
+    connection: apsw.Connection, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp
+) -> int:
+    connection.execute(
+        "UPDATE alert SET acked = ?, acked_by = ?, verdict = coalesce(?, verdict), note = coalesce(?, note)"
+        " WHERE id = ?",
+        (now, by, verdict, note, id),
+    )
+    found = connection.changes()
+    if found:
+        _record(connection, "", "alert-acknowledged", {"alert": id, "by": by, "verdict": verdict, "note": note}, now)
+    return found
+
+
+def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> int:
+    idle = "NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.alert = alert.number)"
+    connection.execute(f"DELETE FROM alert WHERE created < ? AND {idle}", (before,))  # noqa: S608
+    gone = connection.changes()
+    excess = connection.execute("SELECT coalesce(sum(bytes), 0) FROM alert").get - max_bytes
+    if excess > 0:
+        connection.execute(
+            "DELETE FROM alert WHERE number IN (SELECT number FROM"  # noqa: S608
+            f" (SELECT number, sum(bytes) OVER (ORDER BY number) - bytes AS older FROM alert WHERE {idle})"
+            " WHERE older < ?)",
+            (excess,),
+        )
+        gone += connection.changes()
+    _add(connection, "", {"alerts_pruned": gone})
+    return gone
+
+
+def backoff(attempts: int, retry_after: float | None = None) -> float:
+    """Return seconds to wait before the next try: what the other side asked for, else doubling with full jitter."""
+    if retry_after is not None:
+        return retry_after
+    return random.uniform(0.1, min(_BACKOFF_CAP_S, 2.0 ** min(attempts, 16)))  # noqa: S311
+
+
+def _add(connection: apsw.Connection, scope: str, counts: Mapping[str, int]) -> None:
+    connection.executemany(
+        "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT (scope, name) DO UPDATE SET value = value + excluded.value",
+        [(scope, name, number) for name, number in counts.items() if number],
+    )
+
+
+def _record(connection: apsw.Connection, stream: str, action: str, data: Mapping[str, Any], now: Timestamp) -> None:
+    connection.execute(
+        "INSERT INTO event (time, stream, action, data) VALUES (?, ?, ?, ?)", (now, stream, action, orjson.dumps(data))
+    )
+
+
+def clock() -> Timestamp:
+    """Return the wall clock in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000

@@ -1,0 +1,88 @@
+"""The data path of one stream: fetch, evaluate, commit, acknowledge; and from the outbox to a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agent.alerting import Judge
+from agent.alerting.judge import OPERATOR
+from agent.model import Cursor, Document, Records, Timestamp
+from agent.pipeline import Pipeline
+from agent.ports import Sink, Source
+from agent.state import State
+from agent.store import Books, Commit, Reader, Store
+
+
+@dataclass
+class Stream:
+    """One source and one pipeline; where it stands and what its operators know."""
+
+    id: str
+    source: Source
+    pipeline: Pipeline
+    judge: Judge
+    cursor: Cursor | None
+    state: State
+
+
+def run_cycle(
+    stream: Stream, store: Store, *, limit: int, sinks: Sequence[str] = (), spilled: Sequence[str] = ()
+) -> Records:
+    """Move at most *limit* records from the source into the store; return them. Alerts go to *sinks*, not to *spilled*.
+
+    Until `commit`, a crash or a RetryableError leaves cursor, state and outbox as they were, so the next cycle repeats
+    the work; alert ids derive from what was found, so a repeat adds nothing.
+    """
+    records = stream.source.fetch(stream.cursor, limit)
+    process(stream, store, records, sinks=sinks, spilled=spilled)
+    stream.cursor = records.cursor
+    stream.source.ack(records.cursor)
+    return records
+
+
+def process(
+    stream: Stream,
+    store: Store,
+    records: Records,
+    *,
+    sinks: Sequence[str],
+    spilled: Sequence[str] = (),
+    released: Sequence[str] = (),
+) -> int:
+    """Evaluate *records* and commit all that follows from them at once; return how many alerts are new."""
+    transaction = stream.state.transaction()
+    found = stream.pipeline.evaluate(records, transaction)
+    alerts = stream.judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), stream.source.full)
+    books = Books(len(records), found.scored, found.filtered, len(found.dead))
+    if released:  # received once already: what is readable now moves from quarantined to scored
+        books = replace(books, received=0, quarantined=len(found.dead) - len(records))
+    still_dead = {letter.reference.identity for letter in found.dead}
+    commit = Commit(
+        stream=stream.id,
+        cursor=records.cursor,
+        as_of=records.as_of,
+        watermark=found.watermark,
+        books=books,
+        changes=transaction.changes(),
+        alerts=alerts,
+        sinks=sinks,
+        spilled=spilled,
+        dead=found.dead,
+        released=[one for one in released if one not in still_dead],
+        counts=found.counts,
+    )
+    if not records.chunks and records.cursor == stream.cursor and not alerts and not commit.changes.deltas:
+        return 0
+    new = store.commit(commit)
+    transaction.apply()
+    return new
+
+
+def drain(sink: Sink, store: Store, reader: Reader, *, limit: int, now: Timestamp) -> int:
+    """Offer waiting documents to *sink*; settle each by its own outcome; return how many were offered."""
+    waiting = store.waiting(reader, sink.id, limit, now)
+    if waiting:
+        documents = [Document(item.id, item.body, item.repeat) for item in waiting]
+        store.settle(sink.id, zip(waiting, sink.write(documents), strict=True), now)
+    return len(waiting)

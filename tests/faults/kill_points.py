@@ -1,0 +1,226 @@
+"""Kill points: the real process, struck at one system call after another, and what it left behind.
+
+A *golden* run counts how often each call happens. Then, for each call and each count, a fresh run is struck there
+(SIGKILL, ENOSPC or EIO by strace's injection), started again undisturbed, and compared with the golden run: the same
+alert ids in the store and in the sink's file, none twice, the same books. Run as a script it does all points:
+
+    python -m tests.faults.kill_points --all --json FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apsw
+
+KILLED = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "unlink", "rename", "openat")
+FAILED = (("ENOSPC", "write"), ("ENOSPC", "pwrite64"), ("EIO", "fsync"), ("EIO", "fdatasync"), ("EIO", "pwrite64"))
+_DISTURBED_S = 60
+_VEDETTE = [sys.executable, "-m", "agent"]
+
+CONFIG = """
+sources:
+  logs: {{type: files, paths: ["{logs}"]}}
+detectors:
+  rules: {{type: sigma, path: "{rules}"}}
+  logins: {{type: first-seen, entity: [user.name], value: [source.ip], bucket: 1h, history: 30d, min_history: 1}}
+sinks:
+  out: {{type: ndjson, path: "{out}"}}
+streams:
+  main: {{source: logs, detectors: [rules, logins], sinks: [out], batch: 7}}
+"""
+RULE = """
+title: Failed password
+id: 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11
+status: test
+level: medium
+logsource: {product: linux, service: sshd}
+detection: {selection: {user.name|contains: admin}, condition: selection}
+"""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a finished run left: alert ids stored and delivered, dead letters, the books."""
+
+    stored: tuple[str, ...]
+    delivered: tuple[str, ...]
+    dead: tuple[str, ...]
+    books: dict[str, int]
+    cursor: str
+
+
+@dataclass
+class Result:
+    """How many points were tried, how many struck home, and what was wrong."""
+
+    tried: int = 0
+    struck: int = 0
+    points: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+def make_case(folder: Path) -> Path:
+    """Write a log, a rule and a configuration into *folder*; return the configuration."""
+    logs, rules = folder / "logs", folder / "rules"
+    logs.mkdir(parents=True)
+    rules.mkdir()
+    lines = []
+    for number in range(48):
+        user = ("admin", "kim", "root")[number % 3]
+        stamp = f"2026-03-0{1 + number // 24}T{number % 24:02d}:00:01"
+        outcome = "Accepted" if number % 5 else "Failed"
+        address = f"192.0.2.{1 + number // 12}"
+        lines.append(
+            f"{stamp}.000000+00:00 web1 sshd[{900 + number}]: {outcome} password for {user} from {address} port 5022 ssh2"
+        )
+        if number % 16 == 7:
+            lines.append("\x00\x01 not a log line \udcff".encode("utf-8", "surrogateescape").decode("latin-1"))
+    (logs / "auth.log").write_text("\n".join(lines) + "\n", encoding="latin-1")
+    (logs / "more.jsonl").write_text('{"broken": \n' + '{"message": "fine"}\n' * 5)
+    (rules / "rule.yml").write_text(RULE)
+    config = folder / "vedette.yml"
+    config.write_text(CONFIG.format(logs=logs, rules=rules, out=folder / "out.ndjson"))
+    return config
+
+
+def run(config: Path, data: Path, *strace: str) -> int:
+    """Run the daemon once over the case; return its exit status."""
+    command = [*_VEDETTE, "run", "--once", "-c", str(config), "-d", str(data)]
+    if strace:
+        command = ["strace", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", *strace, *command]
+    with (data.parent / "log.txt").open("ab") as log:
+        done = subprocess.run(command, stdout=log, stderr=log, timeout=_DISTURBED_S, check=False)
+    return done.returncode
+
+
+def left(folder: Path) -> Left:
+    connection = apsw.Connection(str(folder / "data" / "vedette.db"))
+    stored = tuple(row[0] for row in connection.execute("SELECT id FROM alert ORDER BY id"))
+    dead = tuple(row[0] for row in connection.execute("SELECT identity FROM dead_letter ORDER BY identity"))
+    waiting = connection.execute("SELECT count(*) FROM outbox").get
+    books = dict(connection.execute("SELECT name, value FROM counter WHERE scope = 'main'"))
+    cursor = connection.execute("SELECT cursor FROM stream").get
+    connection.close()
+    lines = (folder / "out.ndjson").read_text().splitlines()
+    delivered = tuple(sorted(json.loads(line)["_id"] for line in lines))
+    return Left(stored, delivered, dead, {**books, "waiting": waiting}, json.loads(cursor) and "set")
+
+
+def count_calls(folder: Path) -> dict[str, int]:
+    """Return the greatest count of each system call in one thread of an undisturbed run."""
+    make = make_case(folder)
+    trace = folder / "trace"
+    calls = ",".join(sorted({*KILLED, *(call for _, call in FAILED)}))
+    command = ["strace", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", "-e", f"trace={calls}", *_VEDETTE]
+    subprocess.run(
+        [*command, "run", "--once", "-c", str(make), "-d", str(folder / "data")], check=True, capture_output=True
+    )
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in trace.read_text(errors="replace").splitlines():
+        thread, _, rest = line.partition(" ")
+        name = rest.lstrip().partition("(")[0]
+        counts[thread, name] += 1
+    most: dict[str, int] = {}
+    for (_, name), number in counts.items():
+        most[name] = max(most.get(name, 0), number)
+    return most
+
+
+def points(counts: dict[str, int], *, every: int) -> list[tuple[str, str, int]]:
+    """Return (effect, call, n), every *every*-th of each call. Files opened by imports are of no interest."""
+    effects = [("KILL", call) for call in KILLED if call != "openat"] + list(FAILED)
+    found = []
+    for effect, call in effects:
+        total = counts.get(call, 0)
+        found += [(effect, call, n) for n in range(1 + (hash_of(effect, call) % every), total + 1, every)]
+    return found
+
+
+def hash_of(*parts: str) -> int:
+    return sum(map(ord, "".join(parts)))
+
+
+def strike(folder: Path, effect: str, call: str, n: int) -> tuple[Left, bool]:
+    """Strike one point in a fresh case, let the next start recover; return what is left and whether it struck."""
+    config = make_case(folder)
+    what = f"signal={effect}" if effect == "KILL" else f"error={effect}"
+    status = run(config, folder / "data", "-e", f"trace={call}", "-e", f"inject={call}:{what}:when={n}")
+    again = run(config, folder / "data")
+    if again != 0:
+        log = (folder / "log.txt").read_text(errors="replace")[-2000:]
+        raise AssertionError(f"the start after {effect} at {call} {n} ended with {again}: {log}")
+    return left(folder), status != 0
+
+
+def judge(golden: Left, found: Left) -> list[str]:
+    """Return what is wrong with *found*; empty if nothing was lost, doubled or left unscored."""
+    wrong = []
+    for name, want, have in (("stored", golden.stored, found.stored), ("delivered", golden.delivered, found.delivered)):
+        lost, extra = set(want) - set(have), set(have) - set(want)
+        doubled = [id for id, times in Counter(have).items() if times > 1]
+        wrong += [f"{name}: {what} {sorted(ids)}" for what, ids in (("lost", lost), ("extra", extra)) if ids]
+        wrong += [f"{name}: twice {doubled}"] if doubled else []
+    if golden.dead != found.dead:
+        wrong.append(f"dead letters: {len(golden.dead)} became {len(found.dead)}")
+    if golden.books != found.books:
+        wrong.append(f"books: {golden.books} became {found.books}")
+    return wrong
+
+
+def strike_all(base: Path, *, every: int, workers: int = 2, show: bool = False, limit_s: float = 3600) -> Result:
+    """Strike every *every*-th point; stops with what it has when *limit_s* seconds are over."""
+    counts = count_calls(base / "golden")
+    golden = left(base / "golden")
+    result, start = Result(), time.monotonic()
+
+    def one(number_and_point: tuple[int, tuple[str, str, int]]) -> None:
+        number, (effect, call, n) = number_and_point
+        if time.monotonic() - start > limit_s:
+            return
+        folder = base / f"{number}"
+        folder.mkdir()
+        found, struck = strike(folder, effect, call, n)
+        result.tried += 1
+        result.struck += struck
+        result.points[f"{effect} {call}"] += 1
+        result.wrong += [f"{effect} at {call} {n}: {text}" for text in judge(golden, found)]
+        shutil.rmtree(folder)
+        if show and result.tried % 50 == 0:
+            print(f"  {result.tried} points, {result.struck} struck, {len(result.wrong)} wrong", file=sys.stderr)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, enumerate(points(counts, every=every))))
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--limit", type=float, default=3600.0, help="seconds")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = strike_all(
+            Path(folder), every=options.every, show=True, limit_s=options.limit, workers=os.cpu_count() or 1
+        )
+    facts = {"tried": result.tried, "struck": result.struck, "wrong": result.wrong, "points": dict(result.points)}
+    print(json.dumps(facts, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(facts, indent=2) + "\n")
+    return 1 if result.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

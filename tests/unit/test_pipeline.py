@@ -1,0 +1,190 @@
+"""The pipeline: books, filters, the watermark, and what makes an alert's id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import orjson
+
+from agent.alerting import Judge, Suppression, alert_id
+from agent.alerting.judge import OPERATOR
+from agent.model import (
+    NO_TIME,
+    SECOND,
+    UNPARSED,
+    Batch,
+    Chunk,
+    Description,
+    Explanation,
+    Factor,
+    Finding,
+    Kind,
+    Records,
+    Reference,
+    Timestamp,
+)
+from agent.pipeline import WATERMARKS, Filter, Pipeline
+from agent.ports import StateView
+from agent.state import State, Transaction
+
+NOW = 1_767_400_000 * SECOND
+EVERY = Description("every", "Every event", "rule", "medium", author="Vedette", techniques=("T1003.001",))
+
+
+class Every:
+    """A detector that finds each row, and says how far it was told the watermark is."""
+
+    id = "every"
+    order: Literal["set", "sequence"] = "set"
+
+    def __init__(self) -> None:
+        self.watermarks: list[Timestamp] = []
+
+    def fields(self, kind: Kind) -> frozenset[str]:
+        return frozenset({"message", "event.original"})
+
+    def detect(self, events: Batch, state: StateView) -> Sequence[Finding]:
+        why = Explanation("it is there", (Factor("message", "x", "y"),))
+        return [
+            Finding(EVERY, int(events.time[row]), (events.reference(row),), why, row=row)
+            for kind, rows in events.rows_by_kind()
+            if kind.mapping != UNPARSED
+            for row in map(int, rows)
+        ]
+
+    def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:
+        self.watermarks.append(watermark)
+        return []
+
+    def plan(self) -> Mapping[str, Any]:
+        return {}
+
+
+def event(second: int, **fields: Any) -> bytes:
+    stamp = f"2026-01-02T03:{second // 60:02d}:{second % 60:02d}Z"
+    return orjson.dumps({"@timestamp": stamp, "ecs": {"version": "8.0.0"}, **fields})
+
+
+def records(*raws: bytes, partition: str = "p", unread: frozenset[str] = frozenset()) -> Records:
+    return Records("s", (Chunk(partition, "/log", "json", range(len(raws)), raws),), {}, NOW, unread)
+
+
+def first_second(second: int = 0) -> Timestamp:
+    return 1_767_322_800 * SECOND + second * SECOND
+
+
+def judged(
+    pipeline: Pipeline, given: Records, transaction: Transaction, cap: int | None = None, **more: Any
+) -> list[Any]:
+    judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=cap, **more)
+    found = pipeline.evaluate(given, transaction)
+    return judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: {})
+
+
+def test_the_books_balance_with_broken_and_filtered_records() -> None:
+    """Each record is scored, filtered by name or quarantined, and never two of these."""
+    pipeline = Pipeline([Every()], [Filter("chatter", {"message": frozenset({"noise"})})])
+    raws = (event(1, message="a"), b"{broken", event(2, message="noise"), event(3, observer={"product": "vedette"}))
+    found = pipeline.evaluate(records(*raws), State().transaction())
+    assert (found.scored, dict(found.filtered), len(found.dead)) == (1, {"chatter": 1, "own-alerts": 1}, 1)
+
+
+def test_our_own_alerts_are_not_events() -> None:
+    """A document that Vedette wrote raises nothing, wherever it lies."""
+    pipeline = Pipeline([Every()])
+    found = pipeline.evaluate(records(event(1, observer={"product": "vedette"}, message="x")), State().transaction())
+    assert found.findings == ()
+
+
+def test_the_watermark_is_held_back_by_unread_partitions() -> None:
+    """It is the least of the partitions that hold more, the fetch's time when all are read up, and never falls."""
+    every = Every()
+    pipeline, transaction = Pipeline([every]), State().transaction()
+    pipeline.evaluate(records(event(5), unread=frozenset({"p", "q"})), transaction)
+    pipeline.evaluate(records(event(7), unread=frozenset({"p"})), transaction)
+    pipeline.evaluate(records(event(9)), transaction)
+    pipeline.evaluate(records(event(10), unread=frozenset({"p"})), transaction)
+    assert every.watermarks == [NO_TIME, first_second(7), NOW, NOW]
+
+
+def test_an_event_dated_9999_moves_no_watermark() -> None:
+    """One line from the far future must not blind the windows."""
+    every = Every()
+    raws = (event(5), orjson.dumps({"@timestamp": "9999-12-31T23:59:59Z", "ecs": {"version": "8.0.0"}}))
+    found = Pipeline([every]).evaluate(records(*raws, unread=frozenset({"p"})), State().transaction())
+    assert every.watermarks == [first_second(5)]
+    assert list(found.batch.future) == [False, True]
+
+
+def test_marks_are_kept_between_fetches() -> None:
+    """A row's `high` counts earlier fetches of its partition."""
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    pipeline.evaluate(records(event(50)), transaction)
+    found = pipeline.evaluate(records(event(20), event(60), event(30)), transaction)
+    assert list(found.batch.high) == [first_second(50), first_second(50), first_second(60)]
+    assert transaction.view(WATERMARKS).get("p") == first_second(60)
+
+
+def test_an_alert_id_says_what_was_found_and_nothing_else() -> None:
+    """Not the version, not the time of finding, not the order of the evidence."""
+    one, two = Reference("s", "p", 1), Reference("s", "p", 2)
+    why = Explanation("x")
+    base = alert_id("t", Finding(EVERY, 1, (one, two), why))
+    newer = Description("every", "New title", "rule", "high", digest="v2")
+    assert alert_id("t", Finding(newer, 9, (two, one), why, score=0.5)) == base
+    assert alert_id("u", Finding(EVERY, 1, (one, two), why)) != base
+    assert alert_id("t", Finding(EVERY, 1, (one,), why)) != base
+    window = Finding(EVERY, 1, (one,), why, window=(0, 60))
+    assert alert_id("t", window) == alert_id("t", Finding(EVERY, 5, (two,), why, window=(0, 60)))
+    assert alert_id("t", window) != alert_id("t", Finding(EVERY, 1, (one,), why, window=(0, 60), key="k"))
+
+
+def test_the_alert_document_carries_what_a_siem_reads() -> None:
+    """Kind, severity, risk, rule with author, ATT&CK names, evidence, trust, original."""
+    pipeline = Pipeline([Every()])
+    raw = event(1, message="hello", user={"name": "kim"}, event={"category": ["process"]})
+    (alert,) = judged(pipeline, records(raw), State().transaction())
+    document = alert.document
+    assert document["event"]["kind"] == "alert"
+    assert document["event"]["category"] == ["intrusion_detection", "process"]
+    assert document["event"]["type"] == ["info"]
+    assert (document["event"]["severity"], document["event"]["risk_score"]) == (47, 47.0)
+    assert document["event"]["start"] == "2026-01-02T03:00:01.000Z"
+    assert document["message"] == "Every event"
+    assert document["rule"]["author"] == ["Vedette"]
+    assert document["threat"]["tactic"]["id"] == ["TA0006"]
+    assert document["threat"]["technique"]["id"] == ["T1003"]
+    assert document["threat"]["technique"]["subtechnique"]["name"] == ["LSASS Memory"]
+    assert document["user"]["name"] == "kim"
+    assert document["event"]["original"].encode() == raw
+    assert document["log"] == {"file": {"path": "/log"}, "offset": 0}
+    assert document["vedette"]["trust"] == "local"
+    assert document["vedette"]["evidence"]["records"][0]["id"] == Reference("s", "p", 0).identity
+
+
+def test_the_cap_holds_back_delivery_and_says_so_once() -> None:
+    """Past the cap alerts are stored and not sent, and one storm alert stands for them."""
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    alerts = judged(pipeline, records(*(event(second) for second in range(6))), transaction, cap=2)
+    assert [alert.deliver for alert in alerts if alert.rule_id == "every"] == [True, True, False, False, False, False]
+    assert [alert.id for alert in alerts if alert.rule_id == "vedette.storm"].__len__() == 1
+    assert transaction.view(OPERATOR).counts["held_back"] == 4
+
+
+def test_suppression_is_a_coarser_key() -> None:
+    """Alerts of one rule with the same values in one period share one id."""
+    pipeline = Pipeline([Every()])
+    raws = [event(second, user={"name": name}) for second, name in ((1, "kim"), (2, "kim"), (3, "lee"))]
+    coarse = {"every": Suppression(("user.name",), 3600)}
+    alerts = judged(pipeline, records(*raws), State().transaction(), suppressions=coarse)
+    assert len({alert.id for alert in alerts}) == 2
+
+
+def test_one_quality_alert_a_partition() -> None:
+    """Breaking the parser is seen: one alert for each log, however many lines are broken."""
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    alerts = judged(pipeline, records(b"{", b"[", event(1)), transaction)
+    assert [alert.rule_id for alert in alerts] == ["every", "vedette.quarantine"]
+    again = judged(pipeline, records(b"{", partition="p"), transaction)
+    assert alerts[1].id == again[0].id

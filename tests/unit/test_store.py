@@ -1,0 +1,193 @@
+"""The store: one commit is all or nothing, the outbox leaves only on a yes, caps leave numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from agent.errors import ConfigError, RetryableError
+from agent.model import DELIVERED, Alert, DeadLetter, Outcome, Reference
+from agent.state import Changes, StoredDelta, pack
+from agent.store import Books, Commit, Reader, Store, StoreBroken
+
+NOW = 1_700_000_000_000_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path, dead_letter_bytes=10)
+    yield opened
+    opened.close()
+
+
+def alert(id: str, *, deliver: bool = True, level: Any = "high") -> Alert:
+    return Alert(id, "rule", "A title", level, NOW, {"event": {"id": id, "reason": "why"}}, deliver)
+
+
+def commit(**changes: Any) -> Commit:
+    values: dict[str, Any] = {
+        "stream": "s", "cursor": {"at": 1}, "as_of": NOW, "watermark": NOW, "books": Books(3, 2, {"own": 1}, 0),
+        "changes": Changes(1), "sinks": ["out"],
+    }  # fmt: skip
+    return Commit(**{**values, **changes})
+
+
+def letter(key: int, raw: bytes) -> DeadLetter:
+    return DeadLetter(Reference("src", "p", key, "/a", "json"), "broken", raw, NOW)
+
+
+def test_a_commit_moves_cursor_state_alerts_and_books_together(store: Store) -> None:
+    """Everything that follows from a batch is there after the commit."""
+    delta = StoredDelta("op", 1, pack({"k": b"[1]"}))
+    assert store.commit(commit(alerts=[alert("a")], changes=Changes(1, (delta,)))) == 1
+    cursor, state = store.load("s")
+    assert cursor == {"at": 1}
+    assert state.transaction().view("op").get("k") == [1]
+    with Reader(store.folder) as reader:
+        assert reader.counters("s")["s"] == {"received": 3, "scored": 2, "filtered.own": 1, "alerts": 1}
+        assert [one["id"] for one in reader.alerts()] == ["a"]
+
+
+def test_a_failing_commit_leaves_nothing(store: Store) -> None:
+    """A commit that breaks half-way has no effect, and the ones grouped with it are not hurt."""
+    broken = commit(alerts=[alert("a")], events=[("x", {"not json": object()})])
+    with pytest.raises(TypeError):
+        store.commit(broken)
+    assert store.commit(commit(alerts=[alert("b")])) == 1
+    with Reader(store.folder) as reader:
+        assert [one["id"] for one in reader.alerts()] == ["b"]
+
+
+def test_a_known_alert_id_is_not_stored_or_queued_again(store: Store) -> None:
+    """The same finding made again leaves one alert, one document and a number."""
+    store.commit(commit(alerts=[alert("a")]))
+    assert store.commit(commit(alerts=[alert("a")])) == 0
+    with Reader(store.folder) as reader:
+        assert [one["repeats"] for one in reader.alerts()] == [1]
+        assert len(store.waiting(reader, "out", 10, NOW)) == 1
+
+
+def test_an_alert_held_back_is_stored_but_not_queued(store: Store) -> None:
+    """The delivery cap caps delivery, not finding."""
+    store.commit(commit(alerts=[alert("a", deliver=False)]))
+    with Reader(store.folder) as reader:
+        assert [one["deliver"] for one in reader.alerts()] == [0]
+        assert store.waiting(reader, "out", 10, NOW) == []
+
+
+def test_documents_are_settled_one_by_one(store: Store) -> None:
+    """Delivered goes, retryable waits its time and comes back marked as a repeat, rejected stays with its reason."""
+    store.commit(commit(alerts=[alert("a"), alert("b"), alert("c")]))
+    with Reader(store.folder) as reader:
+        waiting = store.waiting(reader, "out", 10, NOW)
+        assert [item.repeat for item in waiting] == [False, False, False]
+        answers = [DELIVERED, Outcome("retryable", "busy", retry_after=5.0), Outcome("rejected", "mapping")]
+        store.settle("out", zip(waiting, answers, strict=True), NOW)
+        assert store.waiting(reader, "out", 10, NOW + 4_999_999) == []
+        (again,) = store.waiting(reader, "out", 10, NOW + 5_000_000)
+        assert (again.id, again.repeat) == ("b", True)
+        assert reader.counters("out")["out"] == {"delivered": 1, "refused": 1, "retried": 1}
+
+
+def test_what_waited_at_start_is_a_repeat(store: Store, tmp_path: Path) -> None:
+    """A document in the outbox at start may have been offered before the crash."""
+    store.commit(commit(alerts=[alert("a")]))
+    store.close()
+    again = Store(tmp_path)
+    again.commit(commit(alerts=[alert("b")]))
+    with Reader(tmp_path) as reader:
+        assert [(item.id, item.repeat) for item in again.waiting(reader, "out", 10, NOW)] == [("a", True), ("b", False)]
+    again.close()
+
+
+def test_a_full_sink_is_counted(store: Store) -> None:
+    """What a full best-effort sink misses is a number."""
+    store.commit(commit(alerts=[alert("a"), alert("b", deliver=False)], sinks=[], spilled=["slow"]))
+    with Reader(store.folder) as reader:
+        assert reader.counters("slow") == {"slow": {"spilled": 1}}
+
+
+def test_dead_letters_past_the_cap_keep_position_reason_and_digest(store: Store) -> None:
+    """The byte cap cuts raw bytes, never the record of the letter."""
+    store.commit(commit(dead=[letter(1, b"12345678"), letter(2, b"12345678")]))
+    with Reader(store.folder) as reader:
+        found = {one["key"]: one for one in reader.dead_letters()}
+        assert (found[1]["raw"], found[2]["raw"]) == (b"12345678", None)
+        assert (found[2]["reason"], found[2]["size"]) == ("broken", 8)
+        assert reader.counters("s")["s"]["dead_letters_cut"] == 1
+
+
+def test_retention_forgets_only_delivered_alerts(store: Store) -> None:
+    """An alert that still waits for a sink outlives its retention."""
+    store.commit(commit(alerts=[alert("a")]))
+    store.commit(commit(alerts=[alert("b")], sinks=[]))
+    later = NOW + 31 * 86_400_000_000
+    assert store.prune(later, days=30, max_bytes=1 << 30) == 1
+    assert store.prune(NOW, days=30, max_bytes=0) == 0
+    with Reader(store.folder) as reader:
+        assert [one["id"] for one in reader.alerts()] == ["a"]
+
+
+def test_retention_by_bytes_forgets_the_oldest(store: Store) -> None:
+    """Beyond the byte cap the oldest alerts go first."""
+    store.commit(commit(alerts=[alert(name) for name in "abc"], sinks=[]))
+    with Reader(store.folder) as reader:
+        size = reader.rows("SELECT bytes FROM alert LIMIT 1")[0][0]
+        store.prune(NOW, days=30, max_bytes=2 * size)
+        assert [one["id"] for one in reader.alerts()] == ["b", "c"]
+
+
+def test_acknowledgement_and_its_event(store: Store) -> None:
+    """A verdict is stored with who gave it, and the event row says so for good."""
+    store.commit(commit(alerts=[alert("a")]))
+    assert store.acknowledge("a", by="kim", verdict="benign", note=None, now=NOW) == 1
+    assert store.acknowledge("x", by="kim", verdict="benign", note=None, now=NOW) == 0
+    with Reader(store.folder) as reader:
+        assert [(one["verdict"], one["acked_by"]) for one in reader.alerts()] == [("benign", "kim")]
+        assert reader.events()[0]["action"] == "alert-acknowledged"
+    with pytest.raises(apsw.ConstraintError):
+        store.do(lambda connection: connection.execute("DELETE FROM event"))
+
+
+def test_one_process_holds_the_store(store: Store) -> None:
+    """A second writer is refused with the holder's process number."""
+    with pytest.raises(ConfigError, match="in use by process"):
+        Store(store.folder)
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    """A store of a version we do not know is left alone."""
+    store = Store(tmp_path)
+    store.do(lambda connection: connection.pragma("user_version", 99))
+    store.close()
+    with pytest.raises(ConfigError, match="version 99"):
+        Store(tmp_path)
+
+
+def test_a_full_disk_is_retryable_and_a_sick_one_is_the_end(store: Store) -> None:
+    """No space: nothing stored, try again. An I/O error: the store says so and takes nothing more."""
+
+    def full(_: apsw.Connection) -> None:
+        raise apsw.FullError
+
+    def sick(_: apsw.Connection) -> None:
+        raise apsw.IOError
+
+    with pytest.raises(RetryableError, match="no space left"):
+        store.do(full)
+    store.commit(commit())
+    with pytest.raises(StoreBroken):
+        store.do(sick)
+    with pytest.raises(StoreBroken):
+        store.commit(commit())
+
+
+def test_the_database_is_private_and_fsyncs_every_commit(store: Store) -> None:
+    """Owner-only file, write-ahead log, synchronous FULL."""
+    assert (store.folder / "vedette.db").stat().st_mode & 0o777 == 0o600
+    assert store.do(lambda connection: connection.pragma("synchronous")) == 2
+    assert store.do(lambda connection: connection.pragma("journal_mode")) == "wal"
