@@ -263,6 +263,12 @@ class Service:
         except (RetryableError, OSError) as error:
             runner.failures += 1
             return self._degrade(runner, str(error), backoff(runner.failures, getattr(error, "retry_after", None)))
+        except Exception as error:  # a fault of ours or a plug-in's must not take the other streams down
+            if self._once:
+                raise
+            log.exception("stream failed", stream=runner.stream.id)
+            runner.failures += 1
+            return self._degrade(runner, f"{type(error).__name__}: {error}", backoff(runner.failures))
         runner.failures = 0
         self._recover(runner)
         if len(records):

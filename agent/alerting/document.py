@@ -22,6 +22,8 @@ SEVERITY: Mapping[Level, tuple[int, float]] = {
 ORIGINAL_CAP = 32_766
 """Characters of `event.original` that an alert carries; what is cut off is said in `vedette.original_cut`."""
 EVIDENCE_CAP = 100
+ALWAYS = (0, 0)
+"""The window of a finding that is made once and for all."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION = version("vedette")
 
@@ -43,7 +45,9 @@ def build(
     about = finding.detector
     severity, risk = SEVERITY[about.level]
     event = dict(source.get("event") or {})
-    start, end = finding.window or (finding.time, finding.time)
+    start, end = finding.window or ALWAYS
+    if start == end:
+        start = end = finding.time
     categories = [one for one in _list(event.get("category")) if one != "intrusion_detection"]
     event |= {
         "kind": "alert",

@@ -78,7 +78,7 @@ def quarantine_finding(letter: DeadLetter) -> Finding:
         time=letter.time,
         evidence=(where,),
         entity=(("log.file.path", where.path),),
-        window=(0, 0),
+        window=document.ALWAYS,
         key=where.partition,
         explanation=Explanation(
             f"{where.path} at {where.key}: {letter.reason}", (Factor("reason", letter.reason, "readable"),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -95,19 +94,3 @@ def start_logging() -> None:
 def _rename_level(_logger: object, _name: str, event: Any) -> Any:
     event["log.level"] = event.pop("level")
     return event
-
-
-def demo(
-    logs: Annotated[
-        Path | None, typer.Option("--logs", help="Your own files or folder instead of made-up logs.")
-    ] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where the demo works.")] = Path(".demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Another day of logs.")] = 7,
-) -> None:
-    """Run the daemon's own pipeline over a day of made-up logs with attacks in it, and show what it found.
-
-    Example: vedette demo --logs /var/log
-    """
-    from agent.demo.show import show
-
-    show(folder, logs, seed)

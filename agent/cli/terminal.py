@@ -16,6 +16,8 @@ STYLES: Mapping[str, str] = {
     "low": "cyan",
     "informational": "dim",
 }
+WIDE = 200
+"""Columns of a table that goes to a file or a pipe."""
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 
 
@@ -48,7 +50,7 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, title: s
     for row in rows:
         cells = [safe(cell) for cell in row]
         shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
-    Console().print(shown)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(shown)
 
 
 def say(text: str, style: str = "") -> None:

@@ -34,7 +34,7 @@ sources:
   logs: {{type: files, paths: ["{logs}"]}}
 detectors:
   rules: {{type: sigma, path: "{rules}"}}
-  logins: {{type: first-seen, entity: [user.name], value: [source.ip], bucket: 1h, history: 30d, min_history: 1}}
+  logins: {{type: first-seen, title: New address, entity: [user.name], value: [source.ip], bucket: 1h, min_history: 1}}
 sinks:
   out: {{type: ndjson, path: "{out}"}}
 streams:
@@ -71,9 +71,9 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
 
-def make_case(folder: Path) -> Path:
-    """Write a log, a rule and a configuration into *folder*; return the configuration."""
-    logs, rules = folder / "logs", folder / "rules"
+def make_logs(base: Path) -> None:
+    """Write the logs and the rule that all runs share: an event's identity rests on where it lies."""
+    logs, rules = base / "logs", base / "rules"
     logs.mkdir(parents=True)
     rules.mkdir()
     lines = []
@@ -82,24 +82,29 @@ def make_case(folder: Path) -> Path:
         stamp = f"2026-03-0{1 + number // 24}T{number % 24:02d}:00:01"
         outcome = "Accepted" if number % 5 else "Failed"
         address = f"192.0.2.{1 + number // 12}"
-        lines.append(
-            f"{stamp}.000000+00:00 web1 sshd[{900 + number}]: {outcome} password for {user} from {address} port 5022 ssh2"
-        )
+        what = f"{outcome} password for {user} from {address} port 5022 ssh2"
+        lines.append(f"{stamp}.000000+00:00 web1 sshd[{900 + number}]: {what}")
         if number % 16 == 7:
             lines.append("\x00\x01 not a log line \udcff".encode("utf-8", "surrogateescape").decode("latin-1"))
     (logs / "auth.log").write_text("\n".join(lines) + "\n", encoding="latin-1")
     (logs / "more.jsonl").write_text('{"broken": \n' + '{"message": "fine"}\n' * 5)
     (rules / "rule.yml").write_text(RULE)
+
+
+def make_case(folder: Path) -> Path:
+    """Write a configuration for one run into *folder*, over the logs beside it; return it."""
+    folder.mkdir()
     config = folder / "vedette.yml"
-    config.write_text(CONFIG.format(logs=logs, rules=rules, out=folder / "out.ndjson"))
+    base = folder.parent
+    config.write_text(CONFIG.format(logs=base / "logs", rules=base / "rules", out=folder / "out.ndjson"))
     return config
 
 
 def run(config: Path, data: Path, *strace: str) -> int:
-    """Run the daemon once over the case; return its exit status."""
+    """Run the daemon once over the case; return its exit status. Struck calls are written to the file `trace`."""
     command = [*_VEDETTE, "run", "--once", "-c", str(config), "-d", str(data)]
     if strace:
-        command = ["strace", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf", *strace, *command]
+        command = ["strace", "-f", "-qq", "-o", str(data.parent / "trace"), "--seccomp-bpf", *strace, *command]
     with (data.parent / "log.txt").open("ab") as log:
         done = subprocess.run(command, stdout=log, stderr=log, timeout=_DISTURBED_S, check=False)
     return done.returncode
@@ -156,12 +161,13 @@ def strike(folder: Path, effect: str, call: str, n: int) -> tuple[Left, bool]:
     """Strike one point in a fresh case, let the next start recover; return what is left and whether it struck."""
     config = make_case(folder)
     what = f"signal={effect}" if effect == "KILL" else f"error={effect}"
-    status = run(config, folder / "data", "-e", f"trace={call}", "-e", f"inject={call}:{what}:when={n}")
+    run(config, folder / "data", "-e", f"trace={call}", "-e", f"inject={call}:{what}:when={n}")
+    trace = (folder / "trace").read_text(errors="replace")
     again = run(config, folder / "data")
     if again != 0:
         log = (folder / "log.txt").read_text(errors="replace")[-2000:]
         raise AssertionError(f"the start after {effect} at {call} {n} ended with {again}: {log}")
-    return left(folder), status != 0
+    return left(folder), "INJECTED" in trace or "killed by SIGKILL" in trace
 
 
 def judge(golden: Left, found: Left) -> list[str]:
@@ -170,8 +176,8 @@ def judge(golden: Left, found: Left) -> list[str]:
     for name, want, have in (("stored", golden.stored, found.stored), ("delivered", golden.delivered, found.delivered)):
         lost, extra = set(want) - set(have), set(have) - set(want)
         doubled = [id for id, times in Counter(have).items() if times > 1]
-        wrong += [f"{name}: {what} {sorted(ids)}" for what, ids in (("lost", lost), ("extra", extra)) if ids]
-        wrong += [f"{name}: twice {doubled}"] if doubled else []
+        wrong += [f"{name}: {len(ids)} {what}" for what, ids in (("lost", lost), ("extra", extra)) if ids]
+        wrong += [f"{name}: {len(doubled)} twice"] if doubled else []
     if golden.dead != found.dead:
         wrong.append(f"dead letters: {len(golden.dead)} became {len(found.dead)}")
     if golden.books != found.books:
@@ -181,6 +187,7 @@ def judge(golden: Left, found: Left) -> list[str]:
 
 def strike_all(base: Path, *, every: int, workers: int = 2, show: bool = False, limit_s: float = 3600) -> Result:
     """Strike every *every*-th point; stops with what it has when *limit_s* seconds are over."""
+    make_logs(base)
     counts = count_calls(base / "golden")
     golden = left(base / "golden")
     result, start = Result(), time.monotonic()
@@ -190,7 +197,6 @@ def strike_all(base: Path, *, every: int, workers: int = 2, show: bool = False, 
         if time.monotonic() - start > limit_s:
             return
         folder = base / f"{number}"
-        folder.mkdir()
         found, struck = strike(folder, effect, call, n)
         result.tried += 1
         result.struck += struck

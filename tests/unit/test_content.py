@@ -1,0 +1,209 @@
+"""Our own rules: true metadata, each hit found, each near miss not, and quiet on ordinary logs."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+import re
+import tarfile
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import re2
+import yaml
+
+from agent.alerting.attack import threat
+from agent.model import Chunk, Finding, Records
+from agent.normalise import Normaliser
+from rules.detector import SigmaDetector, build
+
+REPO = Path(__file__).parents[2]
+CONTENT = REPO / "rules" / "content"
+DATA = Path(os.environ.get("VEDETTE_TEST_DATA", REPO.parent / "shared" / "data"))
+RULES = sorted(CONTENT.rglob("*.yml"))
+AS_OF = 1_795_000_000_000_000
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real logs are not at {DATA}; set VEDETTE_TEST_DATA")
+
+
+class NoState:
+    """Rules keep no state; asking for it is an error."""
+
+
+@cache
+def detector() -> SigmaDetector:
+    return build("own", {"path": str(CONTENT)}, None)
+
+
+def find(raws: Iterable[bytes], format: str) -> list[Finding]:
+    """Run native records through the normaliser and the rules."""
+    normaliser = Normaliser(detector().fields)
+    found: list[Finding] = []
+    rest = iter(raws)
+    start = 0
+    while block := list(islice(rest, 5_000)):
+        chunk = Chunk("part", "file", format, range(start, start + len(block)), block)
+        start += len(block)
+        normalised = normaliser(Records("test", (chunk,), {}, AS_OF), {})
+        found.extend(detector().detect(normalised.batch, NoState()))  # type: ignore[arg-type]
+    return found
+
+
+def native(event: Any) -> bytes:
+    return event.encode() if isinstance(event, str) else json.dumps(event).encode()
+
+
+def cases(kind: str) -> list[Any]:
+    tests = [(path, json.loads(path.with_suffix(".test.json").read_text())) for path in RULES]
+    return [
+        pytest.param(path, test["format"], case["event"], id=f"{path.stem}: {case['what']}")
+        for path, test in tests
+        for case in test[kind]
+    ]
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_rules_run() -> None:
+    """At least twenty rules, none refused, each with a log source that a mapping feeds."""
+    plan = detector().plan()
+    assert plan["rules"] == len(RULES) >= 20
+    assert (plan["refused"], plan["remarks"], plan["unfed"]["rules"]) == ([], [], 0)
+
+
+def test_ids_and_titles_are_unique() -> None:
+    """No two rules share an id or a title; an id is a random UUID."""
+    rules = [yaml.safe_load(path.read_text()) for path in RULES]
+    for name in ("id", "title"):
+        assert [text for text, count in Counter(rule[name] for rule in rules).items() if count > 1] == []
+    assert {uuid.UUID(rule["id"]).version for rule in rules} == {4}
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_metadata(path: Path) -> None:
+    """A rule says who wrote it, how grave it is, what to do and what else may cause it, and has tests."""
+    rule = yaml.safe_load(path.read_text())
+    assert (rule["author"], rule["license"]) == ("Vedette", "Apache-2.0")
+    assert rule["status"] in {"stable", "test", "experimental"}
+    assert rule["level"] in {"informational", "low", "medium", "high", "critical"}
+    assert len(rule["description"]) > 120
+    assert len(rule["title"]) <= 100
+    assert rule["falsepositives"]
+    tests = json.loads(path.with_suffix(".test.json").read_text())
+    assert tests["hits"]
+    assert tests["misses"]
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_techniques_are_shown(path: Path) -> None:
+    """The alert's threat fields name every technique and tactic of the rule."""
+    techniques, tactics = _tags(path)
+    shown = json.dumps(threat(tuple(techniques), tuple(tactics)))
+    assert all(f'"{technique}"' in shown for technique in techniques)
+
+
+@needs_data
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_techniques_are_real_and_under_their_tactic(path: Path) -> None:
+    """Each technique is in force, every tactic tag has a technique under it, and every technique a tactic tag."""
+    techniques, tactics = _tags(path)
+    assert techniques
+    by_id = _catalogue()
+    of = {technique: set(by_id[technique]["tactics"].split(";")) for technique in techniques}
+    assert [one for one in techniques if by_id[one]["revoked"] != "False" or by_id[one]["deprecated"] != "False"] == []
+    assert [tactic for tactic in tactics if not any(tactic in under for under in of.values())] == []
+    assert [technique for technique, under in of.items() if not under & set(tactics)] == []
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_regexes_are_linear(path: Path) -> None:
+    """Every regular expression compiles in RE2, so its cost is linear in the text."""
+    for value in re.findall(r"\|re: '(.*)'", path.read_text()):
+        re2.compile(value.replace("''", "'"))
+
+
+def _tags(path: Path) -> tuple[list[str], list[str]]:
+    tags = [tag.removeprefix("attack.") for tag in yaml.safe_load(path.read_text())["tags"]]
+    techniques = [tag.upper() for tag in tags if re.fullmatch(r"t\d{4}(\.\d{3})?", tag)]
+    return techniques, [tag for tag in tags if tag.upper() not in techniques]
+
+
+@cache
+def _catalogue() -> dict[str, dict[str, str]]:
+    with gzip.open(DATA / "attack" / "techniques.csv.gz", "rt") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+# --- hits and near misses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "format", "event"), cases("hits"))
+def test_hit(path: Path, format: str, event: Any) -> None:
+    """The rule finds this event."""
+    found = find([native(event)], format)
+    assert yaml.safe_load(path.read_text())["id"] in {finding.detector.id for finding in found}
+
+
+@pytest.mark.parametrize(("path", "format", "event"), cases("misses"))
+def test_near_miss(path: Path, format: str, event: Any) -> None:
+    """The rule leaves this event alone."""
+    found = find([native(event)], format)
+    assert yaml.safe_load(path.read_text())["id"] not in {finding.detector.id for finding in found}
+
+
+# --- ordinary logs ----------------------------------------------------------------------------------------------------
+
+
+def _titles(found: Iterable[Finding]) -> dict[str, int]:
+    return dict(Counter(finding.detector.title for finding in found))
+
+
+@needs_data
+def test_quiet_on_an_ordinary_web_site() -> None:
+    """Ten thousand ordinary access lines: at most two alerts."""
+    with gzip.open(DATA / "web" / "apache_access.log.gz") as file:
+        found = find((line.rstrip(b"\r\n") for line in file), "access")
+    assert len(found) <= 2, _titles(found)
+
+
+@needs_data
+def test_quiet_on_ordinary_cloudtrail() -> None:
+    """Of 1,276 ordinary events only the deletion of a trail is found, and the detonations are."""
+    phases: dict[str, list[bytes]] = {}
+    with tarfile.open(DATA / "cloudtrail" / "aws-dataset.tar.gz") as archive:
+        labels = archive.extractfile("labels.csv")
+        assert labels is not None
+        phase = {row["eventID"]: row["phase"] for row in csv.DictReader(labels.read().decode().splitlines())}
+        for member in archive:
+            if member.name.endswith(".json"):
+                stream = archive.extractfile(member)
+                assert stream is not None
+                for record in orjson.loads(stream.read())["Records"]:
+                    record.pop("userAgent", None)
+                    phases.setdefault(phase[record["eventID"]], []).append(orjson.dumps(record))
+    ordinary = find(phases["other"] + phases["warmup_or_cleanup"], "cloudtrail")
+    assert set(_titles(ordinary)) <= {"Audit trail stopped, deleted or narrowed"}
+    assert len(ordinary) <= 1
+    assert len(find(phases["detonation"], "cloudtrail")) >= 35
+
+
+@needs_data
+def test_payload_found_and_loud_neighbour_left_alone() -> None:
+    """In the campaign the payload's access to LSASS is found, VBoxService's 228 accesses are not."""
+    path = DATA / "mordor" / "lsass_campaign_01" / "metasploit_logonpasswords_lsass_memory_dump.zip"
+    with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as file:
+        lines = [line for line in file if b"lsass.exe" in line]
+    found = find(lines, "json")
+    by_source = Counter(orjson.loads(lines[int(finding.evidence[0].key)]).get("SourceImage", "") for finding in found)
+    assert any(source.endswith("winx64_payload.exe") for source in by_source)
+    assert not any(source.endswith("VBoxService.exe") for source in by_source)
