@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ import typer
 from agent.cli.terminal import safe, say, table
 
 if TYPE_CHECKING:
-    from agent.demo import Scorecard
+    from agent.demo import Scorecard, Verdict
 
 CONFIG = "vedette.yml"
 _ORDER = ("critical", "high", "medium", "low", "informational")
@@ -140,7 +141,7 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
     table(
         ("level", "alerts>", "what", "why (the first of them)"),
         (
-            (level, len(found), title, _shorten(found[0]["document"]["event"]["reason"]))
+            (level, len(found), title, _why(found[0]["document"]["event"]["reason"], title))
             for (level, title), found in ordered
         ),
     )
@@ -148,12 +149,10 @@ def _print_alerts(alerts: list[dict[str, Any]]) -> None:
 
 def _print_score(card: Scorecard) -> None:
     say("\nagainst the labels", "bold")
-    rows = []
-    for verdict in card.attacks:
-        by = ", ".join(f"{name} ({number})" for name, number in verdict.alerts.items())
-        mark = "caught" if verdict.caught else "missed"
-        rows.append((mark, verdict.step.technique, verdict.story.title, verdict.step.what, by))
-    table(("", "ATT&CK", "attack", "step", "alert (number)"), rows)
+    for _, verdicts in groupby(card.attacks, key=lambda verdict: verdict.story.id):
+        steps = list(verdicts)
+        say(f"  {steps[0].story.title}", "dim")
+        table(("", "ATT&CK", "step", "alert (number)"), map(_verdict_row, steps), headless=True)
     caught = sum(verdict.caught for verdict in card.attacks)
     say(f"{caught} of {len(card.attacks)} attack steps caught, {card.stories_caught} of {_stories(card)} attacks")
     loud = [verdict for verdict in card.harmless if verdict.caught]
@@ -183,5 +182,12 @@ def _print_next(folder: Path, config: Path, alerts: list[dict[str, Any]]) -> Non
     say("  make demo LOGS=/var/log        (your own files)")
 
 
-def _shorten(text: str, width: int = 110) -> str:
+def _verdict_row(verdict: Verdict) -> tuple[str, str, str, str]:
+    by = ", ".join(f"{name} ({number})" for name, number in verdict.alerts.items())
+    return f"{'caught' if verdict.caught else 'missed'}", verdict.step.technique, verdict.step.what, by
+
+
+def _why(reason: str, title: str, width: int = 110) -> str:
+    """Return *reason* without the title it begins with, on about a line."""
+    text = reason.removeprefix(f"{title}: ")
     return text if len(text) <= width else text[: width - 1] + "…"

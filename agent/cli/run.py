@@ -83,7 +83,7 @@ def start_logging() -> None:
         last = structlog.dev.ConsoleRenderer(timestamp_key="@timestamp")
     else:
         last = structlog.processors.JSONRenderer()
-        shared += [structlog.processors.EventRenamer("message"), _rename_level]
+        shared += [structlog.processors.format_exc_info, structlog.processors.EventRenamer("message"), _rename_level]
     structlog.configure(
         processors=[*shared, last],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

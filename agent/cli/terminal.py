@@ -9,12 +9,14 @@ from typing import Any
 
 import orjson
 
-STYLES: Mapping[str, str] = {
+STYLES: Mapping[str, str] = {  # of cells that are one of these words
     "critical": "bold white on red",
     "high": "bold red",
     "medium": "yellow",
     "low": "cyan",
     "informational": "dim",
+    "caught": "green",
+    "missed": "bold red",
 }
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
@@ -37,13 +39,13 @@ def print_json(rows: Iterable[Any]) -> None:
     out.flush()
 
 
-def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
-    """Print a table; cells are made safe, a heading ending in '>' aligns right, levels get their colour."""
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, headless: bool = False) -> None:
+    """Print a table; cells are made safe, a heading ending in '>' aligns right, some words get their colour."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, header_style="bold", show_header=not headless)
     for heading in headings:
         right = heading.endswith(">")
         shown.add_column(heading.rstrip(">"), justify="right" if right else "left", overflow="fold")
@@ -57,4 +59,4 @@ def say(text: str, style: str = "") -> None:
     """Print a line of ours (already safe) to standard output."""
     from rich.console import Console
 
-    Console(highlight=False).print(text, style=style or None, markup=False)
+    Console(highlight=False).print(text, style=style or None, markup=False, soft_wrap=True)
