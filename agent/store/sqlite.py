@@ -105,6 +105,8 @@ class Store:
         except BaseException:
             self._lock.close()
             raise
+        self._offered: set[int] = set()
+        """Rows handed out and not settled: if settling fails, the next offer must say that it repeats."""
         self._boot = connection.execute("SELECT coalesce(max(number), 0) FROM outbox").get
         self._dead_bytes: int = connection.execute("SELECT coalesce(sum(length(raw)), 0) FROM dead_letter").get
         self._thread = threading.Thread(target=self._write, args=(connection,), name="store-writer", daemon=True)
@@ -127,15 +129,18 @@ class Store:
     def waiting(self, reader: Reader, sink: str, limit: int, now: Timestamp) -> list[Waiting]:
         """Return up to *limit* documents that *sink* should be offered now, oldest first."""
         rows = reader.rows(_WAITING, sink, now, limit)
-        return [
-            Waiting(number, id, body, attempts, attempts > 0 or number <= self._boot)
+        found = [
+            Waiting(number, id, body, attempts, attempts > 0 or number <= self._boot or number in self._offered)
             for number, id, body, attempts in rows
         ]
+        self._offered.update(item.number for item in found)
+        return found
 
     def settle(self, sink: str, answers: Iterable[tuple[Waiting, Outcome]], now: Timestamp) -> None:
         """Take what *sink* has answered into account, item by item."""
         settled = list(answers)
         self._do(lambda connection: _settle(connection, sink, settled, now))
+        self._offered.difference_update(item.number for item, _ in settled)
 
     def do(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run *work* on the writing connection, in a transaction that is on disk when this returns."""

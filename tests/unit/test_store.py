@@ -104,6 +104,14 @@ def test_what_waited_at_start_is_a_repeat(store: Store, tmp_path: Path) -> None:
     again.close()
 
 
+def test_what_was_offered_and_not_settled_is_a_repeat(store: Store) -> None:
+    """The sink may have written it: if the disk is full when it is settled, the next offer says that it repeats."""
+    store.commit(commit(alerts=[alert("a")]))
+    with Reader(store.folder) as reader:
+        assert [item.repeat for item in store.waiting(reader, "out", 10, NOW)] == [False]
+        assert [item.repeat for item in store.waiting(reader, "out", 10, NOW)] == [True]
+
+
 def test_a_full_sink_is_counted(store: Store) -> None:
     """What a full best-effort sink misses is a number."""
     store.commit(commit(alerts=[alert("a"), alert("b", deliver=False)], sinks=[], spilled=["slow"]))

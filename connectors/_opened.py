@@ -1,0 +1,486 @@
+"""Files of the upstream: which there are, who each of them is, and one of them opened at a position.
+
+Nothing but regular files is ever opened, and symbolic links only where the configuration names them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import re2
+from pydantic import BaseModel, ConfigDict, Field
+
+from agent.errors import ConfigError, RecordError
+from agent.model import Chunk, Cursor, Reference, Timestamp, digest
+from connectors._containers import BLOCK, Bounds, Member, Stream, kind, members, plain, text
+from connectors._readers import (
+    EVTX,
+    HEAD,
+    LONGEST,
+    UTF8_MARK,
+    DocumentReader,
+    Events,
+    EvtxReader,
+    LineReader,
+    Piece,
+    Reader,
+    events_above,
+    sniff,
+)
+
+FETCH_BYTES = 16 << 20
+SPILL = 1 << 30
+SAMPLE = 1024
+TAIL = 256
+NOTED = 1000
+DEEPEST = 100
+_WILD = re.compile(r"[*?\[]")
+ARCHIVES = ("zip", "tar", "tar.gz")
+
+
+class Options(BaseModel):
+    """What may be set for a files source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    paths: list[str] = Field(min_length=1)
+    format: Literal["auto", "json", "evtx", "syslog", "access", "cloudtrail", "text"] = "auto"
+    follow: bool = False
+    start: Literal["earliest", "now"] = "earliest"
+    max_unpacked_bytes: int = Field(default=Bounds().unpacked, gt=0)
+    max_ratio: int = Field(default=Bounds().ratio, gt=0)
+
+
+class Noted(dict[str, str]):
+    """Path -> reason, for the first thousand; *count* is how many there were."""
+
+    count = 0
+
+    def note(self, path: str, reason: str) -> None:
+        if path in self:
+            return
+        self.count += 1
+        if len(self) < NOTED:
+            self[path] = reason
+
+
+# --- which files ------------------------------------------------------------------------------------------------------
+
+
+def find(paths: Sequence[str], problems: Noted) -> list[str]:
+    """Return the files that *paths* (files, folders, globs) name, sorted, each once.
+
+    Symbolic links inside a folder or glob are passed over, so that nothing outside of it is read.
+    """
+    found: set[str] = set()
+    for path in map(os.path.abspath, paths):
+        if Path(path).is_dir():
+            found.update(_walk(path, DEEPEST, problems))
+        elif os.path.lexists(path) or not _WILD.search(path):
+            found.add(path)
+        else:
+            found.update(_glob(path, problems))
+    return sorted(found)
+
+
+def fixed_part(pattern: str) -> str:
+    """Return the folder above the first wildcard, or the path itself if there is none."""
+    found = _WILD.search(pattern)
+    return pattern[: found.start()].rpartition("/")[0] if found else pattern
+
+
+def _glob(pattern: str, problems: Noted) -> Iterator[str]:
+    """Yield the files that match: ``*``, ``?`` and ``[]`` match no slash, ``**`` any number of folders."""
+    root = fixed_part(pattern)
+    depth = DEEPEST if "**" in pattern else pattern.count("/") - root.count("/") - 1
+    wanted = re2.compile(re.sub(r"\*\*/|\*\*|\[!?[^\]/]+\]|.", _glob_part, pattern, flags=re.DOTALL))
+    return filter(wanted.fullmatch, _walk(root or "/", depth, problems))
+
+
+def _glob_part(found: re.Match[str]) -> str:
+    part = found[0]
+    if len(part) > 2 and part[0] == "[":
+        return "[" + part[1:].replace("!", "^", 1).replace("\\", r"\\") if part[1] == "!" else part.replace("\\", r"\\")
+    return {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part) or re2.escape(part)
+
+
+def _walk(folder: str, depth: int, problems: Noted) -> Iterator[str]:
+    """Yield the regular files under *folder*, at most *depth* folders down."""
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        problems.note(folder, error.strerror or str(error))
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            problems.note(entry.path, "symbolic link inside a folder: not followed; name its target in 'paths'")
+        elif entry.is_dir() and depth:
+            yield from _walk(entry.path, depth - 1, problems)
+        elif entry.is_file() and _is_utf8(entry.path):
+            yield entry.path
+        elif entry.is_file():
+            problems.note(ascii(entry.path), "its name is not valid UTF-8: not read; rename it")
+
+
+def _is_utf8(path: str) -> bool:
+    """Can the path be stored and sent? Bytes of a name that are no UTF-8 come from the system as lone surrogates."""
+    return path.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in path)
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Mark:
+    """A position in a file: which member, where in it; *done* after the last one."""
+
+    member: int = 0
+    offset: int = 0
+    skipping: bool = False
+    done: bool = False
+
+
+class OpenFile:
+    """An upstream file, open at a mark: hands out chunks in order and moves the mark."""
+
+    def __init__(
+        self, descriptor: int, path: str, partition: str, mark: Mark, options: Options, skipped: Noted
+    ) -> None:
+        """Own *descriptor* from now on. *mark* is moved as records are taken."""
+        self.descriptor = descriptor
+        self.path = path
+        self.mark = mark
+        self.final = not options.follow
+        self.format = ""
+        self._file_partition = partition
+        self._kind = kind(descriptor)
+        self._options = options
+        self._skipped = skipped
+        self._members = members(descriptor, self._kind, Bounds(options.max_unpacked_bytes, options.max_ratio))
+        self._number = -1
+        self._member: Member | None = None
+        self._reader: Reader | None = None
+        self._recoded = False
+        self._file: IO[bytes] | None = None
+
+    @property
+    def is_archive(self) -> bool:
+        return self._kind in ARCHIVES
+
+    @property
+    def partition(self) -> str:
+        """The partition of the member at hand."""
+        if not self.is_archive:
+            return self._file_partition
+        return digest(self._file_partition, self.mark.member, self._member.name if self._member else "")
+
+    def take(self, limit: int, room: int) -> Chunk | None:
+        """Return the next chunk, or None at the end of the file (for now, if it is not final)."""
+        while not self.mark.done:
+            try:
+                if self._reader is None:
+                    self._open_member()
+                    continue
+                self._reader.final = self.final
+                piece = self._reader.take(limit, room)
+            except RecordError as error:
+                return self._fault(str(error))
+            if piece.raw:
+                self.mark.offset, self.mark.skipping = self._reader.offset, self._reader.skipping
+                return self._chunk(piece)
+            if not self.final:
+                self.mark.offset, self.mark.skipping = self._reader.offset, self._reader.skipping
+                return None
+            if reason := self._member.finish() if self._member else "":
+                return self._fault(reason)
+            self._leave_member()
+        return None
+
+    @property
+    def resumes(self) -> bool:
+        """May the file be read on with this object after it has grown?"""
+        return isinstance(self._reader, LineReader) and not self.is_archive
+
+    def events(self, above: int, limit: int) -> Events:
+        with os.fdopen(os.dup(self.descriptor), "rb") as file:
+            return events_above(file, above, limit)
+
+    def again(self, mark: Mark) -> OpenFile:
+        """Close this object and return one for the same file, which may have no name any more, at *mark*."""
+        descriptor = os.dup(self.descriptor)
+        self.close()
+        return OpenFile(descriptor, self.path, self._file_partition, mark, self._options, self._skipped)
+
+    def more(self) -> bool:
+        """May the member at hand hold more records?"""
+        try:
+            return self._reader is not None and self._reader.more()
+        except RecordError:
+            return True
+
+    def close(self) -> None:
+        self._drop_reader()
+        self._members.close()
+        os.close(self.descriptor)
+
+    def _drop_reader(self) -> None:
+        self._reader = None
+        if self._file:
+            self._file.close()
+        self._file = None
+
+    def _open_member(self) -> None:
+        """Open the reader of the member at the mark; what is no log is passed over."""
+        while self._number < self.mark.member:
+            self._number += 1
+            self._member = None
+            self._member = next(self._members, None)
+            if self._member is None:
+                self.mark.done = True
+                return
+        assert self._member is not None
+        reader = self._reader_of(self._member) if wanted(self._member.name) else None
+        if reader:
+            self._reader = reader
+        else:
+            self._skipped.note(self._display(), "none of the known log formats")
+            self._leave_member()
+
+    def _reader_of(self, member: Member) -> Reader | None:
+        stream = text(member.stream)
+        self._recoded = stream is not member.stream
+        shape = sniff(stream.peek(HEAD), self._options.format)
+        if shape is None:
+            return None
+        self.format = shape.format
+        if shape.layout == "evtx":
+            self._file = self._seekable(stream)
+            return EvtxReader(self._file, self.mark.offset)
+        if shape.layout == "documents":
+            return DocumentReader(stream, self.mark.offset)
+        return LineReader(stream, self.mark.offset, self.mark.skipping)
+
+    def _seekable(self, stream: Stream) -> IO[bytes]:
+        """Return the bytes of *stream* as a file one can seek in; what is packed goes to a bounded, nameless file."""
+        if self._kind == "plain":
+            return os.fdopen(os.dup(self.descriptor), "rb")
+        spill = tempfile.TemporaryFile()  # noqa: SIM115 - the reader keeps it
+        self._file = spill
+        while block := stream.read(BLOCK):
+            spill.write(block)
+            if spill.tell() > SPILL:
+                raise RecordError(f"packed EVTX file of more than {SPILL:,} bytes; unpack it to have it read")
+        return spill
+
+    def _leave_member(self) -> None:
+        self._drop_reader()
+        if self.is_archive:
+            self.mark.member, self.mark.offset, self.mark.skipping = self.mark.member + 1, 0, False
+        else:
+            self.mark.done = True
+
+    def _display(self) -> str:
+        return f"{self.path}!{self._member.name}" if self._member and self._member.name else self.path
+
+    def _chunk(self, piece: Piece) -> Chunk:
+        return Chunk(self.partition, self._display(), self.format, piece.keys, piece.raw, piece.faults)
+
+    def _fault(self, reason: str) -> Chunk:
+        """Close the member with one faulty record: what was read of it last, and why it cannot be read on."""
+        key = f"{self._reader.offset if self._reader else self.mark.offset}!"
+        left = self._reader.left() if self._reader else b""
+        chunk = Chunk(self.partition, self._display(), self.format or "text", [key], [left], {0: reason})
+        if self._member is None:
+            self.mark.done = True
+        else:
+            self._leave_member()
+        return chunk
+
+    def reread(self, partition: str, keys: set[int | str]) -> dict[int | str, bytes]:
+        """Return the records with *keys* of the member that is *partition*."""
+        while not self.mark.done:
+            self._open_member()
+            if self._reader is None:
+                continue
+            if self.partition == partition:
+                return self._pick(keys)
+            self._leave_member()
+        return {}
+
+    def _pick(self, keys: set[int | str]) -> dict[int | str, bytes]:
+        found: dict[int | str, bytes] = {}
+        while len(found) < len(keys) and (piece := self._next_piece(keys - found.keys())).raw:
+            found.update((key, raw) for key, raw in zip(piece.keys, piece.raw, strict=True) if key in keys)
+        return found
+
+    def _next_piece(self, keys: set[int | str]) -> Piece:
+        """Read on; in a plain file of lines, from the first wanted key instead of through all that lies before it."""
+        assert self._reader is not None
+        offsets = [key for key in keys if isinstance(key, int)]
+        if self._kind == "plain" and isinstance(self._reader, LineReader) and offsets and not self._recoded:
+            self._reader = LineReader(plain(self.descriptor), min(offsets))
+            return self._reader.take(1, BLOCK)
+        return self._reader.take(4096, BLOCK)
+
+
+def wanted(member: str) -> bool:
+    """Is this member of an archive worth a look? macOS adds files of its own to archives."""
+    return not member.startswith("__MACOSX/") and not member.rpartition("/")[2].startswith("._")
+
+
+# --- who is who -------------------------------------------------------------------------------------------------------
+
+
+def identify(descriptor: int, path: str, length: int = SAMPLE) -> tuple[str, int]:
+    """Return the file's partition and the number of bytes its fingerprint covers (0: all, the content is final).
+
+    *length* is that number if the file was seen before. An empty file has no identity yet: ("", 0).
+    """
+    form = kind(descriptor)
+    head = b"" if form in ARCHIVES else next(members(descriptor, form, Bounds())).stream.peek(SAMPLE)[:length]
+    if form in ARCHIVES or (form == "plain" and head.startswith(EVTX)):
+        return content_digest(descriptor), 0
+    return (digest(fingerprint(head), path), len(head)) if head else ("", 0)
+
+
+def tail_of(chunk: Chunk) -> str:
+    """Return where the last record of *chunk* begins and what its first bytes are; nothing if no offset is known."""
+    if chunk.format == "evtx" or not isinstance(chunk.keys[-1], int):
+        return ""
+    head = bytes(chunk.raw[-1][:TAIL])  # type: ignore[index]
+    return f"{chunk.keys[-1]}:{len(head)}:{fingerprint(head)[:16]}"
+
+
+def holds(stream: Stream, tail: str) -> bool:
+    """Does the stream hold the record that *tail* describes?"""
+    if not tail:
+        return True
+    offset, length, mark = tail.split(":")
+    try:
+        stream.skip_to(int(offset))
+        data = stream.peek(int(length) + len(UTF8_MARK))
+    except RecordError:
+        return False
+    data = data.removeprefix(UTF8_MARK) if offset == "0" else data
+    return fingerprint(data[: int(length)])[:16] == mark
+
+
+def is_prefix(copy: int, original: int) -> bool:
+    """Is the content of *copy* how *original* begins? Of what is long, the first and the last bytes are compared."""
+    forms = kind(copy), kind(original)
+    if not {*forms} <= {"plain", "gz"}:
+        return False
+    first, second = (
+        next(members(file, form, Bounds())).stream for file, form in zip((copy, original), forms, strict=True)
+    )
+    if not second.peek(HEAD).startswith(first.peek(HEAD)):
+        return False
+    size = os.fstat(copy).st_size
+    if forms != ("plain", "plain"):
+        return True
+    last = max(0, size - TAIL)
+    return size <= os.fstat(original).st_size and os.pread(copy, TAIL, last) == os.pread(original, size - last, last)
+
+
+def end_of_lines(stream: Stream, size: int) -> int:
+    """Return the offset behind the last line end of a stream that has *size* bytes in its file."""
+    end = 0
+    stream.skip_to(max(0, size - LONGEST) if stream.seekable else 0)
+    while block := stream.read():
+        found = block.rfind(b"\n") + 1
+        end = stream.offset - len(block) + found if found else end
+    return end
+
+
+def fingerprint(head: bytes) -> str:
+    return blake2b(head, digest_size=16).hexdigest()
+
+
+def content_digest(descriptor: int) -> str:
+    state, stream = blake2b(digest_size=16), plain(descriptor)
+    while block := stream.read():
+        state.update(block)
+    return state.hexdigest()
+
+
+# --- rows of the cursor -----------------------------------------------------------------------------------------------
+
+FOLLOWED_ROW = 12
+
+
+def mark_of(row: Any) -> Mark:
+    """Return the mark in the row of a file that is read once."""
+    if isinstance(row, list):
+        return Mark(row[0], row[1], bool(row[2]), bool(row[3]))
+    return Mark() if row is None else Mark(0, row, False, True)
+
+
+def is_followed(row: Any) -> bool:
+    return isinstance(row, list) and len(row) == FOLLOWED_ROW
+
+
+def unfollowed(row: Any) -> Any:
+    """Return the row of a file that is not followed any more in the form of a file that is read once."""
+    return [*row[8:], row[3], short(row[0])] if is_followed(row) else row
+
+
+def short(path: str) -> str:
+    return digest(path)[:16]
+
+
+def file_of(path: str) -> str:
+    """Return the file part of a path that may go on with ``!`` and a member's name."""
+    ends = [place for place, letter in enumerate(path) if letter == "!"]
+    return next((path[:end] for end in ends if Path(path[:end]).is_file()), path)
+
+
+class FileReader:
+    """What both ways of reading files share."""
+
+    def __init__(self, id: str, options: Options, clock: Callable[[], Timestamp]) -> None:
+        self.id = id
+        self.problems = Noted()
+        self.skipped = Noted()
+        self._options = options
+        self._clock = clock
+        self._named = set(map(os.path.abspath, options.paths))
+        self._cursor: Cursor | None = None
+
+    def open(self, fields: frozenset[str]) -> None:  # noqa: ARG002 - a file gives whole records
+        """ConfigError if nothing that was named can be read."""
+        self.close()
+        if not any(map(self._is_reachable, self._options.paths)):
+            names = ", ".join(self._options.paths)
+            raise ConfigError(f"source {self.id}: nothing readable in {names}; check 'paths' and the permissions")
+
+    def _is_reachable(self, path: str) -> bool:
+        """Is there something to read at *path*, or a place where it would appear?"""
+        readable = (os.access(file, os.R_OK) for file in find([path], self.problems))
+        folder = fixed_part(path) if self._options.follow else path
+        return any(readable) or (Path(folder).is_dir() and os.access(folder, os.R_OK | os.X_OK))
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def full(self, references: Sequence[Reference]) -> Mapping[Reference, bytes | Mapping[str, Any]]:
+        """Read whole records again; what is not where it was, or is another file now, is missing."""
+        wanted: dict[tuple[str, str], list[Reference]] = {}
+        for reference in references:
+            wanted.setdefault((reference.path, reference.partition), []).append(reference)
+        found: dict[Reference, bytes | Mapping[str, Any]] = {}
+        for (path, partition), group in wanted.items():
+            with suppress(OSError, RecordError):
+                records = self._reread(path, partition, {reference.key for reference in group})
+                found.update({reference: records[reference.key] for reference in group if reference.key in records})
+        return found
+
+    def _reread(self, path: str, partition: str, keys: set[int | str]) -> Mapping[int | str, bytes]:
+        raise NotImplementedError

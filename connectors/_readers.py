@@ -1,0 +1,477 @@
+"""Records out of byte streams: lines, JSON documents, Windows event logs; and telling which of them a file holds.
+
+A reader stands at an `offset` from which another reader, opened anew on the same bytes, gives the same records. A
+record longer than `LONGEST` is cut there and named as a fault; it stays one record.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate, compress, count
+from operator import add
+from typing import IO, Any, Literal, NamedTuple, Protocol
+
+import orjson
+from evtx import PyEvtxParser
+
+from agent.errors import RecordError
+from connectors._containers import BLOCK, Stream
+
+LONGEST = 1 << 20
+HEAD = 1 << 16
+TOO_LONG = f"longer than {LONGEST:,} bytes; the rest of the record was not kept"
+EVTX = b"ElfFile\0"
+UTF8_MARK = b"\xef\xbb\xbf"
+
+Layout = Literal["lines", "documents", "evtx"]
+
+
+@dataclass(slots=True)
+class Piece:
+    """Consecutive records: their keys, bytes, and the faults by place; *size* is how many bytes of input they are."""
+
+    keys: list[int | str] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    faults: dict[int, str] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, key: int | str, raw: bytes, fault: str = "") -> None:
+        if fault:
+            self.faults[len(self.raw)] = fault
+        self.keys.append(key)
+        self.raw.append(raw)
+        self.size += len(raw)
+
+
+class Reader(Protocol):
+    """Hands out records in order.
+
+    *final* says that the input will not grow: what is left is a record too. *skipping* is true if *offset* lies inside
+    a record that was cut: its rest is passed over.
+    """
+
+    offset: int
+    skipping: bool
+    final: bool
+
+    def take(self, limit: int, room: int) -> Piece:
+        """Return at most *limit* records of about *room* bytes; none means the end for now."""
+
+    def more(self) -> bool:
+        """Is there anything that `take` may still give?"""
+
+    def left(self) -> bytes:
+        """What was read but belongs to no whole record yet: all there is if the stream cannot be read further."""
+
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+
+
+class LineReader:
+    """Lines, without their ends; empty lines are no records. Keys are byte offsets."""
+
+    final = True
+
+    def __init__(self, stream: Stream, offset: int = 0, skipping: bool = False) -> None:
+        stream.skip_to(offset)
+        self.offset = stream.offset
+        self.skipping = skipping
+        self._stream = stream
+        self._rest = b""
+        self._rest_at = stream.offset
+        self._piece = Piece()
+        self._ends: list[int] = []
+        self._next = 0
+
+    def take(self, limit: int, room: int) -> Piece:
+        while self._next == len(self._ends):
+            if not self._fill():
+                return Piece()
+        first = self._next
+        last = min(first + limit, max(first + 1, bisect_right(self._ends, self.offset + room)))
+        self._next = min(last, len(self._ends))
+        piece, start = self._slice(first, self._next), self.offset
+        self.offset = self._rest_at if self._next == len(self._ends) else self._ends[self._next - 1]
+        piece.size = self.offset - start
+        return piece
+
+    def _slice(self, first: int, last: int) -> Piece:
+        piece = self._piece
+        if first == 0 and last == len(self._ends):
+            return piece
+        faults = {place - first: why for place, why in piece.faults.items() if first <= place < last}
+        return Piece(piece.keys[first:last], piece.raw[first:last], faults)
+
+    def more(self) -> bool:
+        return self._next < len(self._ends) or bool(self.final and self._rest) or bool(self._stream.peek(1))
+
+    def left(self) -> bytes:
+        return self._rest
+
+    def _fill(self) -> bool:
+        """Read one block; return whether a record may have come of it or may come of the next."""
+        block = self._stream.read(BLOCK)
+        ended = not block
+        if self.skipping and block:
+            block = self._pass_over(block)
+        data = self._rest + block
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            self._queue(data[:cut])
+        elif data and ended and self.final:
+            self._queue(data)
+        elif len(data) > LONGEST:
+            self._cut(data)
+        else:
+            self._rest = data
+            return not ended
+        self._rest = data[cut:] if cut else b""
+        return True
+
+    def _pass_over(self, block: bytes) -> bytes:
+        """Drop the rest of a cut line from the front of *block*."""
+        end = block.find(b"\n") + 1
+        self._rest_at += end or len(block)
+        self.offset = self._rest_at
+        self.skipping = not end
+        return block[end:] if end else b""
+
+    def _cut(self, data: bytes) -> None:
+        piece = Piece()
+        piece.add(self._rest_at, data[:LONGEST], TOO_LONG)
+        self.skipping = True
+        self._enqueue(piece, [self._rest_at + len(data)])
+
+    def _queue(self, data: bytes) -> None:
+        """Queue the lines of *data*, in C only: this is the hot path."""
+        start = self._rest_at
+        lines = data.split(b"\n")
+        if not lines[-1]:
+            lines.pop()
+        ends = list(map(add, accumulate(map(len, lines)), count(start + 1)))
+        keys: list[int | str] = [start, *ends[:-1]]
+        ends[-1] = start + len(data)
+        if b"\r\n" in data:
+            lines = data.replace(b"\r\n", b"\n").split(b"\n")[: len(lines)]
+        if start == 0:
+            lines[0] = lines[0].removeprefix(UTF8_MARK)
+        if b"" in lines:
+            keys, ends = list(compress(keys, lines)), list(compress(ends, lines))
+            lines = list(filter(None, lines))
+        self._enqueue(Piece(keys, lines, _shorten(lines)), ends, start + len(data))
+
+    def _enqueue(self, piece: Piece, ends: list[int], rest_at: int | None = None) -> None:
+        self._piece, self._ends, self._next = piece, ends, 0
+        self._rest_at = ends[-1] if rest_at is None else rest_at
+        if not ends:
+            self.offset = self._rest_at
+
+
+def _shorten(lines: list[bytes]) -> dict[int, str]:
+    """Cut lines that are too long, in place; return the faults."""
+    if max(map(len, lines), default=0) <= LONGEST:
+        return {}
+    places = [place for place, line in enumerate(lines) if len(line) > LONGEST]
+    for place in places:
+        lines[place] = lines[place][:LONGEST]
+    return dict.fromkeys(places, TOO_LONG)
+
+
+# --- JSON documents ---------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(rb'[{}\[\]]|"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
+_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_RECORDS = re.compile(rb'\{\s{0,64}"Records"\s{0,64}:\s{0,64}\[')
+_BETWEEN = b" \t\r\n,[]}\xef\xbb\xbf"
+_GAP = re.compile(rb"[ \t\r\n,\[\]}\xef\xbb\xbf]*+")
+_QUOTE = ord('"')
+_BRACE = ord("{")
+
+
+class DocumentReader:
+    """JSON objects that follow each other, or the elements of one array (CloudTrail's ``Records`` too).
+
+    Only brackets and strings are looked at, so each record is the exact bytes of its object. Keys are byte offsets.
+    Once it has met the end of a file that may grow, a new reader has to be opened at `offset`.
+    """
+
+    skipping = False
+    final = True
+
+    def __init__(self, stream: Stream, offset: int = 0) -> None:
+        stream.skip_to(offset)
+        self.offset = stream.offset
+        self._stream = stream
+        self._buffer = b""
+        self._base = stream.offset
+        self._place = 0
+        self._depth = 0
+        self._in_string = False
+
+    def take(self, limit: int, room: int) -> Piece:
+        piece = Piece()
+        while len(piece.raw) < limit and piece.size < room and self._next(piece):
+            pass
+        return piece
+
+    def more(self) -> bool:
+        return bool(self._buffer[self._place :].strip(_BETWEEN)) or bool(self._stream.peek(1))
+
+    def left(self) -> bytes:
+        return self._buffer[self._place :][:LONGEST]
+
+    def _next(self, piece: Piece) -> bool:
+        """Add the next record to *piece*; return False if there is none for now."""
+        while self._ready(256) or self._place < len(self._buffer):
+            place = self._after(_GAP, self._place)
+            if place == len(self._buffer):
+                self._place = place
+            elif wrapper := _RECORDS.match(self._buffer, place):
+                self._place = wrapper.end()
+            elif self._buffer[place] == _BRACE:
+                return self._object(piece, place)
+            else:
+                return self._junk(piece, place)
+        self.offset = self._base + self._place
+        return False
+
+    def _after(self, pattern: re.Pattern[bytes], place: int) -> int:
+        match = pattern.match(self._buffer, place)
+        return match.end() if match else place
+
+    def _ready(self, size: int) -> bool:
+        """Have *size* bytes ahead in the buffer, unless the data ends before."""
+        while len(self._buffer) - self._place < size:
+            if not self._refill(self._place):
+                return False
+        return True
+
+    def _refill(self, drop: int) -> bool:
+        """Forget the first *drop* bytes of the buffer and read a block; return False at the end of the data."""
+        block = self._stream.read(BLOCK)
+        self._buffer = self._buffer[drop:] + block
+        self._base += drop
+        self._place -= drop
+        return bool(block)
+
+    def _junk(self, piece: Piece, place: int) -> bool:
+        """Make what stands where an object should begin one faulty record, up to the next brace."""
+        self._place = place
+        self._ready(LONGEST)
+        end = self._buffer.find(b"{", self._place, self._place + LONGEST)
+        junk = self._buffer[self._place : end if end >= 0 else self._place + LONGEST]
+        piece.add(self._base + self._place, junk, "not a JSON object")
+        self._move(self._place + len(junk))
+        return True
+
+    def _object(self, piece: Piece, start: int) -> bool:
+        key, kept = self._base + start, b""
+        self._place, self._depth, self._in_string = start, 0, False
+        while not self._close():
+            length = self._base + len(self._buffer) - key
+            if length > LONGEST and not kept:
+                kept = self._buffer[start : start + LONGEST]
+            drop = self._place if kept else start
+            if not self._refill(drop):
+                return self.final and self._broken(piece, key, kept or self._buffer[:LONGEST])
+            start -= drop
+        size = self._base + self._place - key
+        piece.add(key, kept or self._buffer[start : self._place][:LONGEST], TOO_LONG if size > LONGEST else "")
+        self._move(self._place)
+        return True
+
+    def _broken(self, piece: Piece, key: int, raw: bytes) -> bool:
+        piece.add(key, raw, "JSON document ends in the middle")
+        self._move(len(self._buffer))
+        return True
+
+    def _move(self, place: int) -> None:
+        self._place = place
+        self.offset = self._base + place
+
+    def _close(self) -> bool:
+        """Go on to the end of the object that is open; return False if the buffer ends before."""
+        if self._in_string:
+            self._place = self._after(_STRING, self._place)
+            if self._place == len(self._buffer) or self._buffer[self._place] != _QUOTE:
+                return False
+            self._in_string = False
+            self._place += 1
+        for token in _TOKEN.finditer(self._buffer, self._place):
+            first = self._buffer[token.start()]
+            if first == _QUOTE:
+                if not token[1]:
+                    self._place, self._in_string = token.end(), True
+                    return False
+            elif first in b"{[":
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if not self._depth:
+                    self._place = token.end()
+                    return True
+        self._place = len(self._buffer)
+        return False
+
+
+# --- Windows event logs -----------------------------------------------------------------------------------------------
+
+
+class EvtxReader:
+    """Records of an EVTX file as JSON. Keys are record ids; *offset* counts records, the unreadable ones too.
+
+    A record id that does not rise above those before it gets the record's number behind it, so that keys never repeat.
+    """
+
+    skipping = False
+    final = True
+
+    def __init__(self, file: IO[bytes], offset: int = 0) -> None:
+        self._fault = _missing_chunks(file)
+        file.seek(0)
+        try:
+            self._records: Iterator[Any] = PyEvtxParser(file, 1).records_json()
+        except (RuntimeError, OSError, ValueError) as error:
+            raise RecordError(f"not a readable EVTX file: {error}") from error
+        self._highest = -1
+        self._ahead: tuple[int | str, bytes, str] | None = None
+        self.offset = -1
+        self._advance()
+        while self.offset < offset and self._ahead:
+            self._advance()
+
+    def take(self, limit: int, room: int) -> Piece:
+        piece = Piece()
+        while self._ahead and len(piece.raw) < limit and piece.size < room:
+            piece.add(*self._ahead)
+            self._advance()
+        return piece
+
+    def more(self) -> bool:
+        return self._ahead is not None
+
+    def left(self) -> bytes:
+        return b""
+
+    def _advance(self) -> None:
+        self.offset += 1
+        self._ahead = self._read()
+
+    def _read(self) -> tuple[int | str, bytes, str] | None:
+        place = f"#{self.offset}"
+        try:
+            record = next(self._records)
+        except StopIteration:
+            fault, self._fault = self._fault, ""
+            return (place, b"", fault) if fault else None
+        except Exception as error:
+            return place, b"", f"unreadable EVTX record: {error}"[:1000]
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            self._records = iter(())
+            return place, b"", f"EVTX parser gave up: {error}"[:1000]
+        number = int(record["event_record_id"])
+        key: int | str = number if number > self._highest else f"{number}{place}"
+        self._highest = max(number, self._highest)
+        raw = record["data"].encode("utf-8", "surrogatepass")
+        return key, raw[:LONGEST], TOO_LONG if len(raw) > LONGEST else ""
+
+
+class Events(NamedTuple):
+    """Events of a live log by record id, the highest id it has (-1: none), and how many could not be read."""
+
+    records: dict[int, bytes]
+    highest: int
+    broken: int
+
+
+def events_above(file: IO[bytes], above: int, limit: int) -> Events:
+    """Return the first *limit* events with ids above *above*, by id; a full log wraps round, so ids jump in it."""
+    highest, reader = -1, EvtxReader(file)
+    kept: list[tuple[int, bytes]] = []
+    broken = 0
+    while (piece := reader.take(1000, BLOCK)).raw:
+        broken += len(piece.faults)
+        numbers = [int(str(key).split("#")[0] or -1) for key in piece.keys]
+        highest = max(highest, *numbers)
+        kept += [event for event in zip(numbers, piece.raw, strict=True) if event[0] > above]
+        kept = heapq.nsmallest(limit, kept)
+    return Events(dict(kept), highest, broken)
+
+
+def _missing_chunks(file: IO[bytes]) -> str:
+    """Say so if the file is shorter than its header promises: the parser would end in silence."""
+    file.seek(0)
+    header = file.read(44)
+    chunks = int.from_bytes(header[42:44], "little")
+    there = max(0, file.seek(0, 2) - 4096) // 65536
+    return f"EVTX file is cut short: {there} of {chunks} chunks are there" if there < chunks else ""
+
+
+# --- telling them apart -----------------------------------------------------------------------------------------------
+
+
+class Shape(NamedTuple):
+    """What a file holds: the format of its records and how they lie in it."""
+
+    format: str
+    layout: Layout
+
+
+_ACCESS = re.compile(rb"\S{1,255} \S{1,255} .{0,255}?\[\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] \"")
+_SYSLOG = re.compile(
+    rb"<\d{1,3}>"
+    rb"|[A-Z][a-z]{2} [ \d]?\d (?:\d{4} )?\d\d:\d\d:\d\d \S"
+    rb"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S{0,40} \S{1,255} [^\s:]{1,255}:"
+)
+_ARRAY = re.compile(rb"\[\s*[{\]]")
+
+
+def sniff(head: bytes, configured: str = "auto") -> Shape | None:
+    """Return what the file that begins with *head* holds, by content; None if it is none of the known formats.
+
+    A *configured* format is taken at its word, and only the layout is looked for.
+    """
+    if head.startswith(EVTX) or configured == "evtx":
+        return Shape("evtx", "evtx") if configured in ("auto", "evtx") and head.startswith(EVTX) else None
+    body = head.removeprefix(UTF8_MARK).lstrip()
+    if configured in ("syslog", "access", "text"):
+        return Shape(configured, "lines")
+    if configured in ("json", "cloudtrail"):
+        found = _sniff_json(body)
+        return Shape(configured, found.layout if found else "lines")
+    return _sniff_json(body) or _sniff_lines(body)
+
+
+def _sniff_json(body: bytes) -> Shape | None:
+    if _ARRAY.match(body):
+        return Shape("cloudtrail" if b'"eventSource"' in body and b'"eventName"' in body else "json", "documents")
+    if not body.startswith(b"{"):
+        return None
+    if _RECORDS.match(body):
+        return Shape("cloudtrail", "documents")
+    first = body.split(b"\n", 1)[0].rstrip()
+    opens = b"\n" in body and first[-1:] in (b"{", b"[", b",") and not _is_json(first)
+    return Shape("json", "documents" if opens else "lines")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _sniff_lines(body: bytes) -> Shape | None:
+    """Take the format that at least half of the first lines have."""
+    lines = [line for line in body.split(b"\n")[:50] if line.strip()]
+    for format, pattern in (("access", _ACCESS), ("syslog", _SYSLOG)):
+        if lines and 2 * sum(map(bool, map(pattern.match, lines))) >= len(lines):
+            return Shape(format, "lines")
+    return None
