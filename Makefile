@@ -38,7 +38,7 @@ lint: $(VENV)/dev
 	$(BIN)/lint-imports --no-cache
 
 evaluate: $(VENV)/dev ## what is caught and what is loud, on real logs (VEDETTE_TEST_DATA)
-	$(BIN)/python -m tests.bench.evaluate --json tests/results/evaluate.json
+	$(BIN)/python -m tests.bench.evaluate --json tests/results/evaluate.json --docs docs/evaluation.md
 
 bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 30 minutes
 	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json

@@ -122,7 +122,8 @@ class Pipeline:
         }
 
     def _wanted(self, kind: Kind) -> frozenset[str]:
-        return frozenset().union(*(one.fields(kind) for one in (*self.detectors, *self.filters)))
+        wanted: list[Detector | Filter] = [*self.detectors, *self.filters]
+        return frozenset().union(*(one.fields(kind) for one in wanted))
 
     def _filter(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
         filtered: Counter[str] = Counter()

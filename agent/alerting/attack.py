@@ -7,6 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+_RENAMED = {"stealth": "TA0005"}
+"""ATT&CK 19 renamed Defense Evasion and took TA0112 out of it; the catalogue is older, rules use either."""
 _SITE = "https://attack.mitre.org"
 
 
@@ -20,7 +22,7 @@ def catalogue() -> dict[str, tuple[tuple[str, ...], str]]:
 
 @cache
 def _tactic_ids() -> dict[str, str]:
-    return {tactics[0]: id for id, (tactics, _) in catalogue().items() if id.startswith("TA")}
+    return _RENAMED | {tactics[0]: id for id, (tactics, _) in catalogue().items() if id.startswith("TA")}
 
 
 def threat(techniques: Sequence[str], tactics: Sequence[str]) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def threat(techniques: Sequence[str], tactics: Sequence[str]) -> dict[str, Any]:
 
     An id that the catalogue lacks is kept without a name. Tactics that are not named come from the techniques.
     """
-    named = [_tactic_ids().get(tactic, tactic) for tactic in tactics]
+    named = [_tactic_ids().get(tactic.replace("_", "-"), tactic) for tactic in tactics]
     if not named:
         shorts = (short for technique in techniques for short in catalogue().get(technique, ((), ""))[0])
         named = [_tactic_ids()[short] for short in shorts]

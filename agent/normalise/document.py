@@ -1,0 +1,193 @@
+"""Whole documents: one record as nested ECS, with every mapped field and what no mapping knows.
+
+Types follow the catalogue; a value of the wrong type is left out, never bent. Where two fields want one place (``a`` as
+a text and ``a.b``), the first stays. Names that no index takes (empty, with control characters) are left out. What is
+left out is still in ``event.original``, which the caller adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from agent.model import Value
+from agent.normalise.catalogue import catalogue
+from agent.normalise.clock import to_text
+from agent.normalise.columns import Frame
+from agent.normalise.mapping import Expression, MappingFile, Path, Product, Shape
+
+_RELATED: Mapping[str, tuple[str, ...]] = {
+    "hash": ("file.hash.md5", "file.hash.sha1", "file.hash.sha256", "process.hash.md5", "process.hash.sha256"),
+    "hosts": ("host.hostname", "dns.question.name", "destination.domain", "source.domain", "url.domain"),
+    "ip": ("source.ip", "destination.ip", "client.ip", "server.ip"),
+    "user": ("user.name", "user.target.name", "user.effective.name"),
+}
+_STRUCTURED = frozenset({"object", "nested", "flattened", "geo_point"})
+_LONGEST_NAME = 1_024
+
+
+class _Document:
+    """A nested document under construction."""
+
+    def __init__(self) -> None:
+        self.root: dict[str, Any] = {}
+
+    def put(self, name: str, value: Any) -> bool:
+        """Set the field *name* unless its place is taken; say whether it holds the value now."""
+        *parents, last = name.split(".")
+        if not _legal(name):
+            return False
+        place = self.root
+        for part in parents:
+            inner = place.setdefault(part, {})
+            if inner.__class__ is not dict:
+                return False
+            place = inner
+        return bool(place.setdefault(last, value) is value)
+
+    def put_typed(self, name: str, value: Value | None) -> bool:
+        """Set an ECS field as its type and its closed list allow."""
+        field = catalogue().fields.get(name)
+        values = [] if value is None else list(value) if isinstance(value, tuple) else [value]
+        if allowed := catalogue().allowed.get(name):
+            values = [item for item in values if item in allowed]
+        if not values:
+            return False
+        single = len(values) == 1 and not (field and field.array)
+        return self.put(name, values[0] if single else values)
+
+    def get(self, name: str) -> list[Any]:
+        place: Any = self.root
+        for part in name.split("."):
+            place = place.get(part) if place.__class__ is dict else None
+        return place if isinstance(place, list) else [] if place is None else [place]
+
+
+def build(
+    mapping: MappingFile, shape: Shape, identity: Mapping[str, str], product: Product, frame: Frame, time: int
+) -> dict[str, Any]:
+    """Return the one record of *frame* as a document; *identity* and *product* say what sort of event it is."""
+    record = frame.section(())[0]
+    document = _Document()
+    document.put("@timestamp", to_text(time))
+    document.put("ecs", {"version": catalogue().version.removesuffix("-dev")})
+    if shape.ecs:
+        _adopt(document, record, mapping.prefix)
+    for native, name in mapping.identity.items():
+        if name and native in identity:
+            document.put(name, identity[native])
+    for name, values in product.constants.items():
+        document.put_typed(name, tuple(values))
+    moved = set()
+    for name, alternatives in product.fields.items():
+        moved |= {item.native for item in _fill(document, name, alternatives, shape, frame, mapping.absent)}
+    if shape.message:
+        document.put_typed("message", _text(frame.column(shape.message)[0]))
+    if not shape.ecs:
+        _leftovers(document, mapping, shape, frame, moved | set(mapping.identity))
+    _relate(document, mapping.related or _RELATED)
+    return document.root
+
+
+def _fill(
+    document: _Document,
+    name: str,
+    alternatives: Iterable[Expression],
+    shape: Shape,
+    frame: Frame,
+    absent: frozenset[str],
+) -> Iterator[Expression]:
+    """Set *name* from the first alternative that gives a value; yield it if the native field is moved by that."""
+    for item in alternatives:
+        value = _converted(item, frame.column(shape.paths(item.native))[0])
+        if value is None or (item.moves and value in absent):
+            continue
+        if document.put_typed(name, value) and item.moves:
+            yield item
+        return
+
+
+def _converted(item: Expression, raw: Any) -> Value | None:
+    try:
+        return item.convert(raw)
+    except ValueError:
+        return None
+
+
+def _text(raw: Any) -> Value | None:
+    try:
+        return catalogue().converter("message")(raw)
+    except ValueError:
+        return None
+
+
+# --- what stands in the record ----------------------------------------------------------------------------------------
+
+
+def _adopt(document: _Document, record: Mapping[str, Any], prefix: str) -> None:
+    """Take over a record that is ECS already, field by field, each checked."""
+    for name, value in _leaves(record, ""):
+        if name in {"@timestamp", "event.original"} or name.startswith("ecs."):
+            continue
+        if name in catalogue().fields and catalogue().fields[name].type not in _STRUCTURED:
+            document.put_typed(name, _typed(name, value))
+        elif prefix and name.startswith(prefix):
+            document.put_typed(name, _text(value))
+        else:
+            document.put(name, _plain(value))
+
+
+def _leftovers(document: _Document, mapping: MappingFile, shape: Shape, frame: Frame, known: set[str]) -> None:
+    """Put what no mapping knows under the vendor's prefix, as text."""
+    headers = {path for paths in (*shape.names.values(), shape.time, shape.message) for path in paths}
+    prefix = mapping.prefix or f"{mapping.name}."
+    for section in shape.data:
+        for name, value in _leaves(frame.section(section)[0], ""):
+            path: Path = (*section, *name.split("."))
+            if name not in known and path not in headers and (*section, name) not in headers:
+                text = _text(value)
+                document.put(prefix + name, _plain(value) if text is None else _listed(text))
+
+
+def _leaves(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values that are no objects; decoding bounds the depth."""
+    for key, value in section.items():
+        if value.__class__ is dict and value and "#text" not in value:
+            if key != "#attributes":
+                yield from _leaves(value, f"{prefix}{key}.")
+        elif value is not None and value != {}:
+            yield prefix + key, value
+
+
+def _typed(name: str, raw: Any) -> Value | None:
+    try:
+        return catalogue().converter(name)(raw)
+    except ValueError:
+        return None
+
+
+def _listed(value: Value) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _plain(value: Any) -> Any:
+    """Return a value for a place without a type, with names that an index takes."""
+    if value.__class__ is list:
+        return [_plain(item) for item in value]
+    if value.__class__ is dict:
+        return {key: _plain(inner) for key, inner in value.items() if _legal(key)}
+    return value
+
+
+def _legal(name: str) -> bool:
+    return len(name) <= _LONGEST_NAME and all(part and part.isprintable() and part.strip() for part in name.split("."))
+
+
+def _relate(document: _Document, related: Mapping[str, tuple[str, ...]]) -> None:
+    for kind, names in related.items():
+        values = [value for name in names for value in document.get(name) if isinstance(value, str) and value]
+        own = document.get(f"related.{kind}")
+        if together := list(dict.fromkeys([*own, *values])):
+            place = document.root.setdefault("related", {})
+            if place.__class__ is dict:
+                place[kind] = together

@@ -1,0 +1,34 @@
+"""Forms of text lines: regular expressions with named groups, matched over bytes in linear time.
+
+Bytes, since google-re2 works on them and would count every character of a text anew. A byte that is not UTF-8 stays
+visible as ``\\xff`` in what is read: one odd byte in a name hides nothing.
+"""
+
+from __future__ import annotations
+
+import re2
+
+error = re2.error
+
+
+class Form:
+    """One compiled form; raises `error` if RE2 refuses the expression."""
+
+    def __init__(self, expression: str) -> None:
+        options = re2.Options()
+        options.encoding = re2.Options.Encoding.LATIN1
+        self._regex = re2.compile(expression.encode(), options)
+        numbered = sorted((number, name) for name, number in self._regex.groupindex.items())
+        self._names = [(name.decode() if isinstance(name, bytes) else name, number) for number, name in numbered]
+
+    def read(self, data: bytes) -> dict[str, str] | None:
+        """Return the named groups that took part, or None if *data* has not this form."""
+        found = self._regex.search(data)
+        if found is None:
+            return None
+        return {name: text_of(value) for name, number in self._names if (value := found[number]) is not None}
+
+
+def text_of(data: bytes) -> str:
+    """Return *data* as text."""
+    return data.decode("utf-8", "backslashreplace")

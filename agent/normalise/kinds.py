@@ -1,0 +1,193 @@
+"""Kinds and routes: which mapping reads a record, what sort of event it is, and where its wanted fields lie.
+
+A route is a mapping's shape; it sorts records into groups by their identity fields, one group a kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType
+from typing import Any, TypeAlias
+
+from agent.model import Kind, Scalar
+from agent.normalise.catalogue import Converter, catalogue
+from agent.normalise.columns import Frame
+from agent.normalise.mapping import MappingFile, Paths, Product, Shape
+
+MAX_KINDS = 4_096
+"""Kinds that a stream may make; later ones lose their constants (see `Group.capped`)."""
+
+Wanted: TypeAlias = Callable[[Kind], frozenset[str]]
+Identity: TypeAlias = tuple[str | None, ...]
+
+ORIGINAL = "event.original"
+TEXT = catalogue().converter(ORIGINAL)
+_LONGEST_CONSTANT = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The rows of one kind in one shape: what is constant, what is to be read, and what makes each wanted column.
+
+    *sources* gives for each wanted field its alternatives: an index into *reads* and what converts the native value.
+    """
+
+    kind: Kind
+    constants: tuple[tuple[str, Scalar], ...]
+    reads: tuple[Paths, ...]
+    sources: tuple[tuple[str, tuple[tuple[int, Converter], ...]], ...]
+    wants_original: bool
+    capped: bool = False
+
+
+class Budget:
+    """How many kinds may still be made, over all routes; the last quarter is kept for kinds that a mapping declares."""
+
+    def __init__(self) -> None:
+        self._made = 0
+
+    def take(self, declared: bool) -> bool:
+        if self._made >= (MAX_KINDS if declared else MAX_KINDS * 3 // 4):
+            return False
+        self._made += 1
+        return True
+
+
+class Route:
+    """One shape of one mapping, with the groups that its records fall into."""
+
+    def __init__(self, mapping: MappingFile, shape: Shape, wanted: Wanted, budget: Budget) -> None:
+        self.mapping = mapping
+        self.shape = shape
+        self._wanted = wanted
+        self._budget = budget
+        self._groups: dict[tuple[Any, ...], Group] = {}
+        self._overflow: Group | None = None
+        self._identity = [shape.paths(native) for native in mapping.identity]
+        self.roots = tuple(dict.fromkeys(path[0] for path in shape.when))
+        self.simple = all(len(path) == 1 for path in shape.when) and not shape.unless
+
+    def groups(self, frame: Frame, count: int) -> list[Group]:
+        """Return the group of each record of *frame*."""
+        columns = [_hashable(frame.column(paths)) for paths in self._identity]
+        if not columns:
+            return [self._group(())] * count
+        return [self._groups.get(key) or self._group(key) for key in zip(*columns, strict=True)]
+
+    def product(self, frame: Frame) -> tuple[Mapping[str, str], Product]:
+        """Return the identity and what holds for the only record of *frame*."""
+        key = tuple(_hashable(frame.column(paths))[0] for paths in self._identity)
+        identity = self._named(key)
+        return identity, self.mapping.product(identity)
+
+    def _named(self, key: tuple[Any, ...]) -> dict[str, str]:
+        return {
+            native: str(value)
+            for native, value in zip(self.mapping.identity, key, strict=True)
+            if value is not None and value != ""
+        }
+
+    def _group(self, key: tuple[Any, ...]) -> Group:
+        identity = self._named(key)
+        product = self.mapping.product(identity)
+        too_long = any(len(value) > _LONGEST_CONSTANT for value in identity.values())
+        if too_long or not self._budget.take(product.declared):
+            return self._overflowing()
+        group = self._groups[key] = self._plan(identity, product)
+        return group
+
+    def _overflowing(self) -> Group:
+        """Return the group for kinds past the cap: no constants from the event, so its identity is in columns."""
+        if self._overflow is None:
+            self._overflow = self._plan({}, self.mapping.product({}), capped=True)
+        return self._overflow
+
+    def _plan(self, identity: Mapping[str, str], product: Product, capped: bool = False) -> Group:
+        named = {self.mapping.identity[native]: value for native, value in identity.items()}
+        named.pop("", None)
+        constants = {**{name: values[0] for name, values in product.constants.items()}, **named}
+        kind = Kind(self.mapping.name, tuple(sorted(constants.items())), product.renames, self.mapping.prefix)
+        wanted = self._wanted(kind)
+        found = {name: self._sources(name, product) for name in sorted(wanted - constants.keys() - {ORIGINAL})}
+        reads = {paths: None for sources in found.values() for paths, _ in sources}
+        place = {paths: number for number, paths in enumerate(reads)}
+        return Group(
+            kind=kind,
+            constants=tuple((name, constants[name]) for name in sorted(wanted & constants.keys())),
+            reads=tuple(reads),
+            sources=tuple(
+                (name, tuple((place[paths], convert) for paths, convert in sources))
+                for name, sources in found.items()
+                if sources
+            ),
+            wants_original=ORIGINAL in wanted,
+            capped=capped,
+        )
+
+    def _sources(self, name: str, product: Product) -> list[tuple[Paths, Converter]]:
+        """Return where the field *name* may come from, in order; neighbours with one converter are read as one."""
+        convert = catalogue().converter(name)
+        found: list[tuple[Paths, Converter]] = []
+        if self.shape.ecs:
+            found.append((own_paths(name), convert))
+        found += [(self.shape.paths(item.native), item.convert) for item in product.fields.get(name, ())]
+        if name == "message" and self.shape.message:
+            found.append((self.shape.message, convert))
+        if name.startswith(self.mapping.prefix):
+            found.append((self.shape.section(name.removeprefix(self.mapping.prefix)), convert))
+        joined: list[tuple[Paths, Converter]] = []
+        for paths, convert in found:
+            if joined and joined[-1][1] is convert:
+                joined[-1] = (tuple(dict.fromkeys(joined[-1][0] + paths)), convert)
+            else:
+                joined.append((paths, convert))
+        return joined
+
+
+def own_paths(name: str) -> Paths:
+    """Return where a record holds a dotted name itself: nested, or as one key."""
+    parts = tuple(name.split("."))
+    return (parts, (name,)) if len(parts) > 1 else (parts,)
+
+
+class Routes:
+    """All routes of the mappings at hand, by the format of a chunk."""
+
+    def __init__(self, mappings: Sequence[MappingFile], wanted: Wanted) -> None:
+        budget = Budget()
+        asked = cache(wanted)  # kinds that several shapes share are asked for once
+        self._by_format: dict[str, list[Route]] = {}
+        for mapping in mappings:
+            for shape in mapping.shapes:
+                self._by_format.setdefault(mapping.format, []).append(Route(mapping, shape, asked, budget))
+        for routes in self._by_format.values():
+            routes.sort(key=lambda route: not route.shape.when)  # what fits everything comes last
+
+    def find(self, format: str, record: Mapping[str, Any]) -> Route:
+        """Return the first route that *record* fits; each format has one that fits everything."""
+        for route in self._by_format[format]:
+            for key in route.roots:
+                if key not in record:
+                    break
+            else:
+                if route.simple or route.shape.fits(record):
+                    return route
+        raise AssertionError(f"no mapping of format {format} takes everything")
+
+
+def _hashable(values: list[Any]) -> list[Any]:
+    """Return identity values as text, integers or None, so that no two values of different types are equal keys."""
+    if set(map(type, values)) <= {str, int, NoneType}:
+        return values
+    return [value if value.__class__ in (str, int, NoneType) else _identity(value) for value in values]
+
+
+def _identity(value: Any) -> str | None:
+    try:
+        text = TEXT(value)
+    except ValueError:
+        return None
+    first = text[0] if isinstance(text, tuple) else text  # of a list of categories the first names the kind
+    return first if isinstance(first, str) else None

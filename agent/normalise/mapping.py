@@ -1,0 +1,392 @@
+"""Mappings: one YAML file a product, the single source of truth from native names to ECS and back.
+
+::
+
+    mapping: windows                    # the name; `Kind.mapping`
+    format: json                        # what decodes it: json (any shape of JSON), syslog or access
+    prefix: winlog.event_data.          # where native fields without an ECS name stay
+    identity: {EventID: event.code}     # native fields whose values make a kind -> the constant they become
+    absent: ["-", ""]                   # native values that mean nothing to derived fields
+    tables: {status: {ok: success}}     # for the transform table.status(Field)
+    related: {user: [user.name]}        # what full documents gather under related.*
+    shapes:                             # how records look, tried in order
+      flat:
+        when: [EventID]                 # paths that must be there (`unless`: must not)
+        data: [[Event, EventData]]      # the sections that hold native fields; absent: the record itself
+        names: {Computer: [Hostname]}   # native name -> paths to it, first that is there wins
+        time: ["@timestamp"]            # paths to the event's time, likewise
+        ecs: true                       # ECS fields may stand in the record already, under their own names
+        message: [Message]              # paths to the text for people
+    kinds:                              # all whose `when` holds apply, in order; later ones win
+      - when: {EventID: ["4688"]}
+        declared: true
+        constants: {event.category: [process]}
+        renames: {NewProcessName: process.executable}     # value preserved: serves both directions
+        aliases: {Image: process.executable}              # further native names of columns, for rules
+        fields: {process.name: basename(NewProcessName)}  # derived; a list gives alternatives
+
+Whatever is wrong in a file raises ConfigError with ``file:line``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.resources import files
+from itertools import product
+from typing import Any, TypeAlias
+
+import re2
+import yaml
+
+from agent.errors import ConfigError
+from agent.normalise import forms
+from agent.normalise.catalogue import Converter, catalogue
+from agent.normalise.forms import Form
+from agent.normalise.transforms import PLAIN, Transform, constant, hash_of, looked_up
+
+Path: TypeAlias = tuple[str, ...]
+Paths: TypeAlias = tuple[Path, ...]
+
+_EXPRESSION = re2.compile(r"^([a-z_]+)(?:\.([A-Za-z0-9_]+))?\(([^()]+)\)$")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A native field and what makes the ECS field's typed value of it."""
+
+    native: str
+    convert: Converter
+    moves: bool = False
+    """True for a rename: the ECS field holds the native value, so a document need not keep it twice."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One way in which records of a product look."""
+
+    name: str
+    when: Paths
+    unless: Paths
+    data: Paths
+    names: Mapping[str, Paths]
+    time: Paths
+    message: Paths
+    ecs: bool
+
+    def fits(self, record: Mapping[str, Any]) -> bool:
+        return all(has(record, path) for path in self.when) and not any(has(record, path) for path in self.unless)
+
+    def paths(self, native: str) -> Paths:
+        """Return where records of this shape hold the native field: header fields first, then the data section."""
+        return self.names.get(native) or self.section(native)
+
+    def section(self, native: str) -> Paths:
+        """Return where the data section holds *native*; a dotted name may be nested or a key of its own."""
+        parts = tuple(native.split("."))
+        whole = tuple((*data, native) for data in self.data)
+        return (*((*data, *parts) for data in self.data), *whole) if len(parts) > 1 else whole
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one entry of `kinds` adds."""
+
+    when: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    declared: bool = False
+    constants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    renames: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, tuple[Expression, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Product:
+    """All that holds for one kind of event: the layers that apply, merged."""
+
+    declared: bool
+    constants: Mapping[str, tuple[str, ...]]
+    renames: Mapping[str, str]
+    fields: Mapping[str, tuple[Expression, ...]]
+
+
+@dataclass(frozen=True)
+class MappingFile:
+    """One product's mapping."""
+
+    name: str
+    format: str
+    prefix: str
+    identity: Mapping[str, str]
+    related: Mapping[str, tuple[str, ...]]
+    absent: frozenset[str]
+    shapes: tuple[Shape, ...]
+    layers: tuple[Layer, ...]
+    pattern_sets: tuple[Patterns, ...] = ()
+
+    def product(self, identity: Mapping[str, str]) -> Product:
+        """Return what holds for events whose identity fields have the values *identity*."""
+        constants: dict[str, tuple[str, ...]] = {}
+        renames = {native: ecs for native, ecs in self.identity.items() if ecs}
+        aliases: dict[str, str] = {}
+        fields: dict[str, tuple[Expression, ...]] = {}
+        declared = False
+        for layer in self._applying(identity):
+            taken = {*layer.renames.values(), *layer.fields}
+            renames = {native: ecs for native, ecs in renames.items() if ecs not in taken} | dict(layer.renames)
+            fields = {ecs: found for ecs, found in fields.items() if ecs not in taken} | dict(layer.fields)
+            declared |= layer.declared
+            constants.update(layer.constants)
+            aliases.update(layer.aliases)
+        moved = {ecs: (Expression(native, catalogue().converter(ecs), moves=True),) for native, ecs in renames.items()}
+        return Product(declared, constants, {**aliases, **renames}, {**moved, **fields})
+
+    def _applying(self, identity: Mapping[str, str]) -> Iterator[Layer]:
+        """Yield the layers that hold, in order. One look-up for each set of fields: an attacker picks the values."""
+        found: list[int] = []
+        for natives, by_values in self._index.items():
+            found += by_values.get(tuple(identity.get(native, "").lower() for native in natives), ())
+        return (self.layers[number] for number in sorted(found))
+
+    @cached_property
+    def _index(self) -> Mapping[Path, Mapping[Path, list[int]]]:
+        index: dict[Path, dict[Path, list[int]]] = {}
+        for number, layer in enumerate(self.layers):
+            by_values = index.setdefault(tuple(layer.when), {})
+            for values in product(*layer.when.values()):
+                by_values.setdefault(values, []).append(number)
+        return index
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A message's form: a literal beginning that selects it, and named groups that become native fields."""
+
+    name: str
+    starts: bytes
+    form: Form
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """The patterns for messages of some programs, tried in order."""
+
+    programs: frozenset[str]
+    patterns: tuple[Pattern, ...]
+
+
+def has(record: Mapping[str, Any], path: Path) -> bool:
+    """Say whether *record* holds something at *path*."""
+    value: Any = record
+    for key in path:
+        if value.__class__ is not dict or key not in value:
+            return False
+        value = value[key]
+    return True
+
+
+@cache
+def shipped() -> tuple[MappingFile, ...]:
+    """Return the mappings of this package, by file name."""
+    folder = files(__package__).joinpath("mappings")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yml"))
+    return tuple(parse(folder.joinpath(name).read_text("utf-8"), name) for name in names)
+
+
+def parse(text: str, file: str) -> MappingFile:
+    """Read one mapping; ConfigError names ``file:line``."""
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"not YAML: {error.problem}", f"{file}:{line}") from None
+    if root is None:
+        raise ConfigError("expected a mapping, found nothing", f"{file}:1")
+    return _Reader(file).mapping_file(root)
+
+
+class _Reader:
+    """Turns YAML nodes into a mapping; knows the file, so that each complaint names the line."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._tables: dict[str, dict[str, str]] = {}
+        self._absent: frozenset[str] = frozenset()
+
+    def fail(self, node: yaml.Node, message: str) -> ConfigError:
+        return ConfigError(message, f"{self._file}:{node.start_mark.line + 1}")
+
+    def mapping_file(self, root: yaml.Node) -> MappingFile:
+        keys = "mapping format prefix identity absent tables related shapes kinds patterns"
+        parts = self._keys(root, keys, required="mapping format")
+        self._tables = {name: self._texts(node) for name, node in self._entries(parts.get("tables"))}
+        self._tables = {
+            name: {key.lower(): value for key, value in table.items()} for name, table in self._tables.items()
+        }
+        self._absent = frozenset(self._list(parts.get("absent")))
+        return MappingFile(
+            name=self._text(parts["mapping"]),
+            format=self._text(parts["format"]),
+            prefix=self._text(parts["prefix"]) if "prefix" in parts else "",
+            identity=self._texts(parts.get("identity")),
+            related={name: self._list(node) for name, node in self._entries(parts.get("related"))},
+            absent=self._absent,
+            shapes=tuple(self._shape(name, node) for name, node in self._entries(parts.get("shapes"))),
+            layers=tuple(self._layer(node) for node in self._items(parts.get("kinds"))),
+            pattern_sets=tuple(self._patterns(node) for node in self._items(parts.get("patterns"))),
+        )
+
+    def _shape(self, name: str, node: yaml.Node) -> Shape:
+        parts = self._keys(node, "when unless data names time message ecs")
+        return Shape(
+            name=name,
+            when=self._paths(parts.get("when")),
+            unless=self._paths(parts.get("unless")),
+            data=self._paths(parts.get("data")) or ((),),
+            names={native: self._paths(paths) for native, paths in self._entries(parts.get("names"))},
+            time=self._paths(parts.get("time")),
+            message=self._paths(parts.get("message")),
+            ecs="ecs" in parts and self._text(parts["ecs"]) == "true",
+        )
+
+    def _layer(self, node: yaml.Node) -> Layer:
+        parts = self._keys(node, "when declared constants renames aliases fields")
+        return Layer(
+            when={
+                native: frozenset(value.lower() for value in self._list(values))
+                for native, values in self._entries(parts.get("when"))
+            },
+            declared="declared" in parts and self._text(parts["declared"]) == "true",
+            constants={name: self._constant(name, value) for name, value in self._entries(parts.get("constants"))},
+            renames=self._renames(parts.get("renames")),
+            aliases=self._texts(parts.get("aliases")),
+            fields={
+                name: tuple(self._expression(name, item) for item in self._items(value, single=True))
+                for name, value in self._entries(parts.get("fields"))
+            },
+        )
+
+    def _constant(self, name: str, node: yaml.Node) -> tuple[str, ...]:
+        values = self._list(node)
+        unknown = set(values) - catalogue().allowed.get(name, frozenset(values))
+        if unknown:
+            raise self.fail(node, f"{name}: ECS does not allow {', '.join(sorted(unknown))}")
+        return values
+
+    def _renames(self, node: yaml.Node | None) -> dict[str, str]:
+        renames = self._texts(node)
+        if node is not None and len(set(renames.values())) < len(renames):
+            raise self.fail(node, "two native fields are renamed to one ECS field")
+        return renames
+
+    def _expression(self, name: str, node: yaml.Node) -> Expression:
+        spec = self._text(node)
+        found = _EXPRESSION.match(spec)
+        if found:
+            native, transform = found.group(3), self._transform(node, found.group(1), found.group(2))
+        elif "(" in spec:
+            raise self.fail(
+                node, f"{name}: expected Field, transform(Field) or transform.argument(Field), found {spec}"
+            )
+        else:
+            native, transform = spec, None
+        return Expression(native, _derived(transform, catalogue().converter(name), self._absent))
+
+    def _transform(self, node: yaml.Node, name: str, argument: str | None) -> Transform:
+        if name in PLAIN and argument is None:
+            return PLAIN[name]
+        if name == "hash" and argument:
+            return hash_of(argument)
+        if name == "constant" and argument:
+            return constant(argument)
+        if name == "table" and argument in self._tables:
+            return looked_up(self._tables[argument])
+        known = ", ".join([*PLAIN, "hash.ALGORITHM", "constant.VALUE", *(f"table.{table}" for table in self._tables)])
+        raise self.fail(node, f"unknown transform {name}{'.' if argument else ''}{argument or ''}; there are {known}")
+
+    def _patterns(self, node: yaml.Node) -> Patterns:
+        parts = self._keys(node, "programs match", required="programs match")
+        return Patterns(
+            frozenset(self._list(parts["programs"])),
+            tuple(self._pattern(item) for item in self._items(parts["match"])),
+        )
+
+    def _pattern(self, node: yaml.Node) -> Pattern:
+        parts = self._keys(node, "name starts regex", required="name regex")
+        try:
+            form = Form(self._text(parts["regex"]))
+        except forms.error as error:
+            raise self.fail(parts["regex"], f"regular expression refused: {error}") from None
+        starts = self._text(parts["starts"]) if "starts" in parts else ""
+        return Pattern(self._text(parts["name"]), starts.encode(), form)
+
+    # --- plain YAML, with lines ---------------------------------------------------------------------------------------
+
+    def _keys(self, node: yaml.Node, known: str, required: str = "") -> dict[str, yaml.Node]:
+        parts = dict(self._entries(node))
+        if unknown := set(parts) - set(known.split()):
+            raise self.fail(node, f"unknown key {', '.join(sorted(unknown))}; known are {known.replace(' ', ', ')}")
+        if missing := set(required.split()) - set(parts):
+            raise self.fail(node, f"missing key {', '.join(sorted(missing))}")
+        return parts
+
+    def _entries(self, node: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+        if node is None:
+            return
+        if not isinstance(node, yaml.MappingNode):
+            raise self.fail(node, "expected key: value")
+        seen = set()
+        for key_node, value in node.value:
+            key = self._text(key_node)
+            if key in seen:
+                raise self.fail(key_node, f"{key} is there twice")
+            seen.add(key)
+            yield key, value
+
+    def _items(self, node: yaml.Node | None, single: bool = False) -> list[yaml.Node]:
+        if node is None:
+            return []
+        if isinstance(node, yaml.SequenceNode):
+            return list(node.value)
+        if single:
+            return [node]
+        raise self.fail(node, "expected a list")
+
+    def _list(self, node: yaml.Node | None) -> tuple[str, ...]:
+        return tuple(self._text(item) for item in self._items(node, single=True))
+
+    def _paths(self, node: yaml.Node | None) -> Paths:
+        """A path is a text (one key) or a list of keys."""
+        return tuple(self._list(item) for item in self._items(node, single=True))
+
+    def _texts(self, node: yaml.Node | None) -> dict[str, str]:
+        return {key: self._text(value) for key, value in self._entries(node)}
+
+    def _text(self, node: yaml.Node) -> str:
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.fail(node, "expected a text")
+        return str(node.value)
+
+
+def _derived(transform: Transform | None, convert: Converter, absent: frozenset[str]) -> Converter:
+    """Join transform and type; a value of *absent* means nothing, and text transforms refuse what is no text."""
+
+    def derive(raw: Any) -> Any:
+        if raw.__class__ is dict:
+            raw = raw.get("#text")
+        if raw is None or (isinstance(raw, str) and raw in absent):
+            return None
+        if transform is None:
+            return convert(raw)
+        try:
+            return convert(transform(raw))
+        except (TypeError, AttributeError):
+            raise ValueError("not of the type that the transform reads") from None
+
+    return derive
+
+
+def sequence(shapes: Sequence[MappingFile], format: str) -> tuple[tuple[MappingFile, Shape], ...]:
+    """Return the shapes that records of *format* may have, in the order in which they are tried."""
+    return tuple((mapping, shape) for mapping in shapes if mapping.format == format for shape in mapping.shapes)

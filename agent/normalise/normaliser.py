@@ -1,0 +1,248 @@
+"""The normaliser: native records in, one batch of ECS columns out.
+
+Work goes by block and by column, never by event and field. The records of a small block, which the processor's cache
+holds, are decoded, sorted into shapes and kinds, and stripped to the native values that are wanted of their kind; those
+become columns for the whole batch at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import RecordError
+from agent.model import NO_TIME, SECOND, UNPARSED, Batch, Chunk, Column, DeadLetter, Kind, Records, Timestamp
+from agent.normalise import clock
+from agent.normalise.catalogue import Converter
+from agent.normalise.columns import ABSENT, Columns, Frame, Pool
+from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
+from agent.normalise.document import build
+from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted
+from agent.normalise.lines import line_reader
+from agent.normalise.mapping import shipped
+
+FUTURE = 5 * 60 * SECOND
+"""A row further ahead of its ingest time than this moves no watermark."""
+
+_BLOCK = 256
+_FORMATS = {"json": "json", "evtx": "json", "cloudtrail": "json", "syslog": "syslog", "access": "access"}
+"""Format of a chunk -> format of the mappings that read it."""
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """What became of one fetch: every record is a row of *batch*, and those in *dead* are quarantined as well.
+
+    *marks* are the greatest event times by partition after this fetch. *counts* are numbers for the books:
+    ``wrong_type:FIELD`` values left out, ``untimed`` and ``future`` rows, ``quarantined`` records, and ``kinds_capped``
+    rows whose kind lost its constants to the cap.
+    """
+
+    batch: Batch
+    dead: tuple[DeadLetter, ...]
+    marks: Mapping[str, Timestamp]
+    counts: Mapping[str, int]
+
+
+class Normaliser:
+    """Makes batches of native records; keeps dictionaries and kinds from call to call.
+
+    *wanted* says which ECS fields are wanted of a kind; it is asked once for each new kind. No record makes it raise.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._pool = Pool()
+        self._routes = Routes(shipped(), wanted)
+        self._unparsed = Kind(UNPARSED)
+        self._unparsed_original = ORIGINAL in wanted(self._unparsed)
+
+    def __call__(self, records: Records, marks: Mapping[str, Timestamp]) -> Normalised:
+        """Return *records* as a batch. *marks*: by partition, the greatest event time before this fetch."""
+        self._pool.renew()
+        work = _Work(records, self._pool)
+        row = 0
+        for chunk in records.chunks:
+            for begin in range(0, len(chunk.raw), _BLOCK):
+                self._block(work, chunk, begin, row + begin)
+            row += len(chunk.raw)
+        return work.finish(marks)
+
+    def document(self, format: str, raw: Raw, *, as_of: Timestamp) -> dict[str, Any]:
+        """Return one whole record as a nested ECS document, ``event.original`` left out.
+
+        It holds every mapped field and, under the vendor's prefix, what no mapping knows. Raises RecordError if the
+        record cannot be read.
+        """
+        record = _decode(format, [raw], as_of)[0]
+        if isinstance(record, RecordError):
+            raise record
+        route = self._routes.find(_FORMATS[format], record)
+        frame = Frame([record])
+        time = clock.parse(frame.column(route.shape.time)[0])
+        identity, product = route.product(frame)
+        return build(route.mapping, route.shape, identity, product, frame, as_of if time == NO_TIME else time)
+
+    def _block(self, work: _Work, chunk: Chunk, begin: int, first_row: int) -> None:
+        raws = chunk.raw[begin : begin + _BLOCK]
+        decoded = _decode(chunk.format, raws, work.records.as_of)
+        for place, reason in chunk.faults.items():
+            if 0 <= place - begin < len(raws):
+                decoded[place - begin] = RecordError(reason)
+        routed: dict[Route, list[int]] = {}
+        for place, record in enumerate(decoded):
+            if isinstance(record, RecordError):
+                self._quarantine(work, first_row + place, raws[place], str(record))
+            else:
+                route = self._routes.find(_FORMATS[chunk.format], record)
+                routed.setdefault(route, []).append(place)
+        for route, places in routed.items():
+            self._strip(work, route, decoded, raws, places, first_row)
+
+    def _strip(
+        self, work: _Work, route: Route, decoded: list[Any], raws: Sequence[Raw], places: list[int], first_row: int
+    ) -> None:
+        """Pile up what is wanted of the records at *places*, all of one shape."""
+        frame = Frame([decoded[place] for place in places])
+        work.times([first_row + place for place in places], frame.column(route.shape.time))
+        grouped: dict[Group, list[int]] = {}
+        for place, group in zip(places, route.groups(frame, len(places)), strict=True):
+            grouped.setdefault(group, []).append(place)
+        for group, members in grouped.items():
+            part = frame if len(grouped) == 1 else Frame([decoded[place] for place in members])
+            pile = work.pile(group)
+            pile.rows += [first_row + place for place in members]
+            for values, paths in zip(pile.values, group.reads, strict=True):
+                values.extend(part.column(paths))
+            if group.wants_original:
+                pile.originals += [text_of(raws[place]) for place in members]
+
+    def _quarantine(self, work: _Work, row: int, raw: Raw, reason: str) -> None:
+        data = raw if isinstance(raw, bytes) else dump(raw)
+        letter = DeadLetter(work.records.reference(row), reason, data, work.records.as_of)
+        work.unparsed(row, self._unparsed, text_of(raw) if self._unparsed_original else None, letter)
+
+
+class _Pile:
+    """The rows of one group, and native values by the group's reads."""
+
+    def __init__(self, group: Group) -> None:
+        self.rows: list[int] = []
+        self.values: list[list[Any]] = [[] for _ in group.reads]
+        self.originals: list[str] = []
+
+
+class _Work:
+    """One batch while it is made."""
+
+    def __init__(self, records: Records, pool: Pool) -> None:
+        rows = len(records)
+        self.records = records
+        self.dead: list[DeadLetter] = []
+        self._pool = pool
+        self._columns = Columns(rows)
+        self._kind = np.zeros(rows, np.int32)
+        self._kinds: dict[Kind, int] = {}
+        self._counts: Counter[str] = Counter()
+        self._piles: dict[Group, _Pile] = {}
+        self._timed_rows: list[int] = []
+        self._times: list[Any] = []
+
+    def times(self, rows: list[int], texts: list[Any]) -> None:
+        self._timed_rows += rows
+        self._times += texts
+
+    def pile(self, group: Group) -> _Pile:
+        found = self._piles.get(group)
+        if found is None:
+            found = self._piles[group] = _Pile(group)
+        return found
+
+    def unparsed(self, row: int, kind: Kind, original: str | None, letter: DeadLetter) -> None:
+        self.dead.append(letter)
+        rows = np.array([row])
+        self._set_kind(rows, kind)
+        if original is not None:
+            self._columns.put(ORIGINAL, rows, self._pool.coder(ORIGINAL, TEXT).codes([original]))
+
+    def _set_kind(self, rows: NDArray[np.intp], kind: Kind) -> None:
+        self._kind[rows] = self._kinds.setdefault(kind, len(self._kinds))
+
+    def _fill(self, group: Group, pile: _Pile) -> None:
+        """Write all columns that are wanted of *group*."""
+        rows = np.array(pile.rows)
+        self._set_kind(rows, group.kind)
+        if group.capped:
+            self._counts["kinds_capped"] += len(rows)
+        for name, value in group.constants:
+            self._columns.put(name, rows, self._pool.dictionary(name).encode((value,))[0])
+        for name, sources in group.sources:
+            self._columns.put(name, rows, self._codes(name, sources, pile))
+        if group.wants_original:
+            self._columns.put(ORIGINAL, rows, self._pool.coder(ORIGINAL, TEXT).codes(pile.originals))
+
+    def _codes(self, name: str, sources: Iterable[tuple[int, Converter]], pile: _Pile) -> list[int]:
+        """Code the first source, and from the others what it lacks; wrong is only what has no right alternative."""
+        codes: list[int] = []
+        for number, convert in sources:
+            found = self._pool.coder(name, convert).codes(pile.values[number])
+            codes = [b if a < 0 and b != ABSENT else a for a, b in zip(codes, found, strict=True)] if codes else found
+            if min(codes) >= 0:
+                break
+        return codes
+
+    def finish(self, marks: Mapping[str, Timestamp]) -> Normalised:
+        for group, pile in self._piles.items():
+            self._fill(group, pile)
+        time = np.full(len(self.records), NO_TIME, np.int64)
+        time[self._timed_rows] = clock.parse_all(self._times)
+        future = time > self.records.as_of + FUTURE
+        untimed = time == NO_TIME
+        high, marks = self._highs(np.where(future, NO_TIME, time), marks)
+        for name, number in self._columns.take_wrong().items():
+            self._counts[f"wrong_type:{name}"] = number
+        self._counts["future"] = int(np.count_nonzero(future))
+        self._counts["untimed"] = int(np.count_nonzero(untimed))
+        self._counts["quarantined"] = len(self.dead)
+        batch = Batch(
+            records=self.records,
+            origin=np.arange(len(self.records), dtype=np.int32),
+            kinds=tuple(self._kinds),
+            kind=self._kind,
+            time=np.where(untimed, self.records.as_of, time),
+            columns={name: Column(codes, self._pool.dictionary(name)) for name, codes in self._columns.codes.items()},
+            high=high,
+            future=future,
+        )
+        counts = {name: number for name, number in self._counts.items() if number}
+        return Normalised(batch, tuple(self.dead), marks, counts)
+
+    def _highs(
+        self, moving: NDArray[np.int64], marks: Mapping[str, Timestamp]
+    ) -> tuple[NDArray[np.int64], dict[str, Timestamp]]:
+        """Return for each row the running maximum of its partition before it, and the maxima at the end."""
+        after = dict(marks)
+        high = np.full(len(moving), NO_TIME, np.int64)
+        row = 0
+        for chunk in self.records.chunks:
+            times = moving[row : row + len(chunk.raw)]
+            running = np.maximum.accumulate(np.concatenate([[after.get(chunk.partition, NO_TIME)], times]))
+            high[row : row + len(times)] = running[:-1]
+            if running[-1] != NO_TIME:
+                after[chunk.partition] = int(running[-1])
+            row += len(times)
+        return high, after
+
+
+def _decode(format: str, raws: Sequence[Raw], as_of: Timestamp) -> list[Decoded]:
+    """Decode records of a chunk's *format*; one of a format without a reader is refused, record by record."""
+    mapped = _FORMATS.get(format)
+    if mapped == "json":
+        return decode_json(raws)
+    if mapped is None:
+        return [RecordError(f"no mapping reads records of format {format}") for _ in raws]
+    return decode_each(raws, line_reader(mapped, as_of))

@@ -1,0 +1,162 @@
+"""The Sigma detector: a collection of rules as one `Detector`, each rule under its own id."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from agent.errors import ConfigError
+from agent.model import Batch, Description, Finding, Kind, Timestamp, Value
+from agent.ports import StateView
+from rules.sigma import logsource
+from rules.sigma.engine import RAW, Binder, Bound, Engine, leaves, raw_values
+from rules.sigma.explain import explain
+from rules.sigma.parse import LEVELS, Collection, Rule, load
+
+_TECHNIQUE = re.compile(r"attack\.(t\d{4}(?:\.\d{3})?)", re.IGNORECASE)
+_TACTIC = re.compile(r"attack\.([a-z][a-z_-]+)")
+
+
+def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetector:
+    """Return the detector for the rules at ``path``: a folder, a file, or a .tar.gz or .zip of them.
+
+    ``path: builtin`` means the rules that come with Vedette.
+
+    ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id.
+    Rules that cannot run do not stop the others: `plan` names them.
+    """
+    known = {"path": str, "min_level": str, "status": list, "exclude": list}
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"detector {id}: unknown option {name!r}; there are: {', '.join(known)}")
+        if not isinstance(value, known[name]):
+            raise ConfigError(f"detector {id}: {name} must be a {known[name].__name__}, got {value!r}")
+    if "path" not in options:
+        raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
+    if options.get("min_level", LEVELS[0]) not in LEVELS:
+        raise ConfigError(f"detector {id}: min_level must be one of {', '.join(LEVELS)}, got {options['min_level']!r}")
+    return SigmaDetector(id, load(place(options["path"]), cache), options)
+
+
+def place(path: str) -> Path:
+    """Return where the rules lie that *path* means."""
+    return Path(__file__).parent / "content" if path == "builtin" else Path(path)
+
+
+class SigmaDetector:
+    """Sigma rules over batches; it keeps nothing but memos of pure functions."""
+
+    order: Literal["set", "sequence"] = "set"
+
+    def __init__(self, id: str, collection: Collection, options: Mapping[str, Any]) -> None:
+        self.id = id
+        self._collection = collection
+        self._ruleset = Path(options.get("path", "")).name
+        self._left_out: Counter[str] = Counter()
+        self._engine = Engine([rule for rule in collection.rules if self._runs(rule, options)])
+        self._descriptions: dict[str, Description] = {}
+        self._bound: dict[tuple[Kind, str], Bound] = {}
+
+    def _runs(self, rule: Rule, options: Mapping[str, Any]) -> bool:
+        reason = (
+            "below min_level"
+            if LEVELS.index(rule.level) < LEVELS.index(options.get("min_level", LEVELS[0]))
+            else "other status"
+            if "status" in options and rule.status not in options["status"]
+            else "excluded"
+            if rule.id in options.get("exclude", ())
+            else ""
+        )
+        self._left_out[reason] += 1
+        return not reason
+
+    def fields(self, kind: Kind) -> frozenset[str]:
+        return self._engine.plan(kind).fields
+
+    def detect(self, events: Batch, state: StateView) -> Sequence[Finding]:  # noqa: ARG002
+        return [self._finding(events, row, rule) for row, rule in self._engine.match(events)]
+
+    def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:  # noqa: ARG002
+        return ()
+
+    def _finding(self, events: Batch, row: int, rule: Rule) -> Finding:
+        kind = events.kinds[events.kind[row]]
+
+        def lookup(name: str) -> Value | None:
+            if name == RAW:
+                return raw_values(events.value(row, "event.original"))
+            return kind.constant[name] if name in kind.constant else events.value(row, name)
+
+        return Finding(
+            detector=self.describe(rule),
+            time=int(events.time[row]),
+            evidence=(events.reference(row),),
+            explanation=explain(rule, self._condition(kind, rule), lookup),
+            row=row,
+        )
+
+    def _condition(self, kind: Kind, rule: Rule) -> Bound:
+        """Return the rule's condition over the kind's columns with its constants left in, so that they explain too."""
+        key = kind, rule.id
+        if key not in self._bound:
+            self._bound[key] = Binder(kind, rule.category, tests=None).bind(rule.condition)
+        return self._bound[key]
+
+    def describe(self, rule: Rule) -> Description:
+        """Return what an alert says of *rule*."""
+        known = self._descriptions.get(rule.id)
+        if known is None:
+            tags = [tag.lower() for tag in rule.tags]
+            known = self._descriptions[rule.id] = Description(
+                id=rule.id,
+                title=rule.title,
+                kind="rule",
+                level=rule.level,
+                description=rule.description,
+                author=rule.author,
+                license=rule.license,
+                status=rule.status,
+                techniques=tuple(found[1].upper() for tag in tags if (found := _TECHNIQUE.fullmatch(tag))),
+                tactics=tuple(found[1].replace("_", "-") for tag in tags if (found := _TACTIC.fullmatch(tag))),
+                references=rule.references,
+                false_positives=rule.false_positives,
+                ruleset=self._ruleset,
+                digest=rule.digest,
+                path=rule.place,
+            )
+        return known
+
+    def plan(self) -> dict[str, Any]:
+        rules = self._engine.rules
+        unfed = Counter(_source_name(rule) for rule in rules if logsource.condition(*rule.logsource) is None)
+        keywords = [rule for rule in rules if any(leaf[1] is None for leaf in leaves(rule.condition))]
+        return {
+            "rules": len(rules),
+            "levels": dict(Counter(rule.level for rule in rules)),
+            "left_out": {reason: number for reason, number in self._left_out.items() if reason},
+            "refused": list(self._collection.refused),
+            "remarks": list(self._collection.remarks),
+            "unfed": {"rules": sum(unfed.values()), "log_sources": dict(unfed.most_common())},
+            "atoms": sum(len(leaf[3]) for rule in rules for leaf in leaves(rule.condition)),
+            "fields": sorted({leaf[1] for rule in rules for leaf in leaves(rule.condition) if leaf[1]}),
+            "costs": [f"{len(keywords)} rules look for keywords: they add event.original to their log sources"],
+            "kinds": [
+                {
+                    "mapping": kind.mapping,
+                    **dict(kind.constants),
+                    "rules": plan.rules,
+                    "literals": plan.atoms,
+                    "without_literal": plan.scanned,
+                    "fields": sorted(plan.fields),
+                }
+                for kind, plan in self._engine.plans.items()
+            ],
+        }
+
+
+def _source_name(rule: Rule) -> str:
+    parts = zip(("product", "category", "service"), rule.logsource, strict=True)
+    return " ".join(f"{name}={value}" for name, value in parts if value is not None)

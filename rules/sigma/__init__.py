@@ -1,0 +1,1 @@
+"""Sigma: read, parse, plan and match single-event rules."""

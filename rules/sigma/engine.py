@@ -1,0 +1,669 @@
+"""Match many rules against columns of events at the price of one scan.
+
+For each kind of event the rules' conditions are bound to columns and folded over what is constant in the kind. Most
+rules need one of a few literals to be present at all: those literals of all rules form one index a column (a hash for
+equality, one Aho-Corasick automaton for substrings), which is asked once for each distinct value. Only the rows that
+it names are verified, against the exact condition, whose parts are remembered by distinct value as well. Rules that
+need no literal are evaluated as masks over the kind's rows.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import ahocorasick_rs
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from agent.model import UNPARSED, Batch, Column, Dictionary, Kind, Scalar, Value
+from rules.sigma import logsource
+from rules.sigma.parse import Expression, Rule
+from rules.sigma.predicate import Predicate, compare_fields, predicate, texts
+
+RAW = "event.original: values"
+"""Where keywords are sought: each value in `event.original` if that is JSON, else its text."""
+_RAW_COLUMN = "event.original"
+_FEW = 8
+"""Rows up to which deciding one by one is faster than selecting from an array."""
+_MEMO = 8_192
+"""Values that one part of a condition remembers for a column's dictionary."""
+
+_T = TypeVar("_T")
+Bound: TypeAlias = Expression | bool
+_Codes: TypeAlias = NDArray[np.int32]
+_Rows: TypeAlias = NDArray[np.intp]
+
+
+class _PerLeaf(Generic[_T]):
+    """A function of a leaf's operator and arguments, computed once for each list of arguments.
+
+    Binding hands the lists of a rule on as they are, so their identity is the leaf's; they are held to keep it theirs.
+    """
+
+    def __init__(self, function: Callable[[str, list[Any]], _T]) -> None:
+        self._function = function
+        self._known: dict[tuple[str, int], tuple[list[Any], _T]] = {}
+
+    def __call__(self, operator: str, arguments: list[Any]) -> _T:
+        key = operator, id(arguments)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = arguments, self._function(operator, arguments)
+        return known[1]
+
+
+Tests: TypeAlias = _PerLeaf[Predicate]
+
+
+# --- binding a condition to a kind of event ---------------------------------------------------------------------------
+
+
+class Binder:
+    """How one kind of event holds what a rule's condition names."""
+
+    def __init__(self, kind: Kind, category: str | None, tests: Tests | None) -> None:
+        """*tests* decide what is constant in the kind; without them it is left in the condition."""
+        self._kind = kind
+        self._aliases = logsource.ALIASES.get(category or "", {})
+        self._tests = tests
+        self._columns: dict[str | None, str] = {}
+        self._folds: dict[str, bool] = {}
+
+    def column(self, native: str | None) -> str:
+        """Return the column for a rule's field: by the kind's mapping, by category, as ECS itself, by prefix."""
+        name = self._columns.get(native)
+        if name is None:
+            name = self._columns[native] = RAW if native is None else self._resolve(native)
+        return name
+
+    def _resolve(self, native: str) -> str:
+        if native in self._kind.renames:
+            return self._kind.renames[native]
+        if native in self._aliases:
+            return self._aliases[native]
+        root, dot, _ = native.partition(".")
+        if root in logsource.ECS_ROOTS and (dot or root in ("message", "@timestamp")):
+            return native
+        return self._kind.column(native)
+
+    def bind(self, condition: Expression, column: Callable[[str | None], str] | None = None) -> Bound:
+        """Return *condition* over columns, folded over the kind's constants; a bool if nothing is left to look at."""
+        column = column or self.column
+        match condition[0]:
+            case "is":
+                return self._bind_leaf(condition, column)
+            case "not":
+                inner = self.bind(condition[1], column)
+                return not inner if isinstance(inner, bool) else ["not", inner]
+        decisive = condition[0] == "or"
+        parts = []
+        for part in condition[1]:
+            bound = self.bind(part, column)
+            if bound is decisive:
+                return decisive
+            if not isinstance(bound, bool):
+                parts.append(bound)
+        return not decisive if not parts else parts[0] if len(parts) == 1 else [condition[0], parts]
+
+    def _bind_leaf(self, leaf: Expression, column: Callable[[str | None], str]) -> Bound:
+        _, native, operator, arguments = leaf
+        name = column(native)
+        if operator.startswith("field "):
+            return ["is", name, operator, [column(other) for other in arguments]]
+        if self._tests is None or not self._is_constant(name):
+            return ["is", name, operator, arguments]
+        return self._tests(operator, arguments)(self._kind.constant.get(name))
+
+    def _is_constant(self, name: str) -> bool:
+        known = self._folds.get(name)
+        if known is None:
+            known = self._folds[name] = name in self._kind.constant or self._lacks(name)
+        return known
+
+    def _lacks(self, name: str) -> bool:
+        """Say whether events of this kind can never have the column: another vendor's, or they could not be read."""
+        if self._kind.mapping == UNPARSED:
+            return name != RAW
+        return name.startswith("winlog.") and not self._kind.prefix.startswith("winlog.")
+
+
+class _Source(NamedTuple):
+    """The rules of one log source, with their numbers."""
+
+    logsource: tuple[str | None, str | None, str | None]
+    rules: list[tuple[int, Rule]]
+
+    def bind(self, kind: Kind, tests: Tests) -> Iterator[tuple[int, Bound]]:
+        """Yield what is left to decide of each rule for events of *kind*, without those that cannot match them."""
+        binder = Binder(kind, self.logsource[1], tests)
+        applies = binder.bind(condition, str) if (condition := logsource.condition(*self.logsource)) else False
+        unparsed = kind.mapping == UNPARSED
+        if applies is False and not unparsed:
+            return
+        for number, rule in self.rules:
+            if unparsed and not _has_keywords(rule.condition):
+                continue
+            bound = binder.bind(rule.condition)
+            if bound is False:
+                continue
+            if isinstance(applies, bool):
+                yield number, bound
+            else:
+                yield number, applies if bound is True else ["and", [applies, bound]]
+
+
+def _has_keywords(condition: Expression) -> bool:
+    return any(leaf[1] is None for leaf in leaves(condition))
+
+
+def leaves(condition: Expression) -> Iterator[Expression]:
+    """Yield the tests of a condition."""
+    if condition[0] == "is":
+        yield condition
+    else:
+        for part in [condition[1]] if condition[0] == "not" else condition[1]:
+            yield from leaves(part)
+
+
+def columns(condition: Bound) -> set[str]:
+    """Return the columns that a bound condition looks at."""
+    found: set[str] = set()
+    for leaf in () if isinstance(condition, bool) else leaves(condition):
+        found.add(leaf[1])
+        if leaf[2].startswith("field "):
+            found.update(leaf[3])
+    return found
+
+
+# --- raw text ---------------------------------------------------------------------------------------------------------
+
+
+def raw_values(value: Value | None) -> Value | None:
+    """Return what keywords are sought in: the values of a JSON object, else the text itself."""
+    if not isinstance(value, str) or not value.startswith("{"):
+        return value
+    try:
+        return tuple(_scalars(orjson.loads(value)))
+    except orjson.JSONDecodeError:
+        return value
+
+
+def _searchable(text: str) -> str:
+    """Return *text* in lower case and fit for UTF-8."""
+    text = text.lower()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _scalars(data: Any) -> Iterator[Scalar]:
+    waiting = [data]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+        elif node is not None:
+            yield node
+
+
+# --- conditions as trees over columns ---------------------------------------------------------------------------------
+
+
+class _View:
+    """A kind's rows of one batch, with the columns' codes taken once."""
+
+    def __init__(self, batch: Batch, rows: _Rows) -> None:
+        self._batch = batch
+        self._rows = rows
+        self._codes: dict[str, _Codes] = {}
+        self._verdicts: dict[_Leaf, dict[int, bool]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def column(self, name: str) -> Column | None:
+        return self._batch.columns.get(_RAW_COLUMN if name == RAW else name)
+
+    def codes(self, name: str) -> _Codes:
+        """Return the column's codes by row of the view; -1 throughout if the batch has no such column."""
+        codes = self._codes.get(name)
+        if codes is None:
+            column = self.column(name)
+            codes = np.full(len(self._rows), -1, np.int32) if column is None else column.codes[self._rows]
+            self._codes[name] = codes
+        return codes
+
+    def value(self, name: str, row: int) -> Value | None:
+        code, column = self.codes(name)[row], self.column(name)
+        return None if code < 0 or column is None else column.dictionary.values[code]
+
+    def verdicts(self, leaf: _Leaf) -> dict[int, bool]:
+        known = self._verdicts.get(leaf)
+        if known is None:
+            column = self.column(leaf.column)
+            known = self._verdicts[leaf] = {} if column is None else leaf.memo.setdefault(column.dictionary, {})
+        return known
+
+
+class _Node:
+    def holds(self, view: _View, row: int) -> bool:
+        """Decide for one row."""
+        raise NotImplementedError
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        """Return those of *rows* (ascending) for which the condition holds."""
+        raise NotImplementedError
+
+
+class _Leaf(_Node):
+    """A condition over one column, remembered by distinct value."""
+
+    def __init__(self, column: str, test: Predicate) -> None:
+        self.column = column
+        self.test = test
+        self.memo: WeakKeyDictionary[Dictionary, dict[int, bool]] = WeakKeyDictionary()
+
+    def holds(self, view: _View, row: int) -> bool:
+        code = int(view.codes(self.column)[row])
+        verdicts = view.verdicts(self)
+        verdict = verdicts.get(code)
+        if verdict is None:
+            if len(verdicts) >= _MEMO:
+                verdicts.clear()
+            value = view.value(self.column, row)
+            verdict = verdicts[code] = self.test(raw_values(value) if self.column == RAW else value)
+        return verdict
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        _, first, inverse = np.unique(view.codes(self.column)[rows], return_index=True, return_inverse=True)
+        verdicts = np.array([self.holds(view, row) for row in rows[first].tolist()], dtype=bool)
+        kept: _Rows = rows[verdicts[inverse]]
+        return kept
+
+
+class _All(_Node):
+    def __init__(self, parts: list[_Node]) -> None:
+        self.parts = parts
+
+    def holds(self, view: _View, row: int) -> bool:
+        return all(part.holds(view, row) for part in self.parts)
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        for part in self.parts:
+            if not len(rows):
+                break
+            rows = part.select(view, rows)
+        return rows
+
+
+class _Any(_Node):
+    def __init__(self, parts: list[_Node]) -> None:
+        self.parts = parts
+
+    def holds(self, view: _View, row: int) -> bool:
+        return any(part.holds(view, row) for part in self.parts)
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        selected = np.concatenate([part.select(view, rows) for part in self.parts])
+        return np.unique(selected)
+
+
+class _Not(_Node):
+    def __init__(self, part: _Node) -> None:
+        self.part = part
+
+    def holds(self, view: _View, row: int) -> bool:
+        return not self.part.holds(view, row)
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        return np.setdiff1d(rows, self.part.select(view, rows), assume_unique=True)
+
+
+class _Compare(_Node):
+    """Two columns of one row against each other."""
+
+    def __init__(self, operator: str, left: str, rights: list[str]) -> None:
+        self.operator = operator.removeprefix("field ")
+        self.left = left
+        self.rights = rights
+
+    def holds(self, view: _View, row: int) -> bool:
+        left = view.value(self.left, row)
+        return any(compare_fields(self.operator, left, view.value(right, row)) for right in self.rights)
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:
+        kept: _Rows = rows[np.array([self.holds(view, row) for row in rows.tolist()], dtype=bool)]
+        return kept
+
+
+class _Always(_Node):
+    def holds(self, view: _View, row: int) -> bool:  # noqa: ARG002
+        return True
+
+    def select(self, view: _View, rows: _Rows) -> _Rows:  # noqa: ARG002
+        return rows
+
+
+def _build(condition: Bound) -> _Node:
+    """Return the tree of a bound condition; parts that look at one column only become one leaf."""
+    match condition:
+        case bool():
+            return _Always()
+        case ["is", name, operator, arguments] if operator.startswith("field "):
+            return _Compare(operator, name, arguments)
+        case ["is", name, operator, arguments]:
+            return _Leaf(name, predicate(operator, arguments))
+        case ["not", inner]:
+            node = _build(inner)
+            return _Leaf(node.column, _negate(node.test)) if isinstance(node, _Leaf) else _Not(node)
+    way, parts = condition
+    nodes = _join_leaves(way, [_build(part) for part in parts])
+    return nodes[0] if len(nodes) == 1 else _All(nodes) if way == "and" else _Any(nodes)
+
+
+def _join_leaves(way: str, nodes: list[_Node]) -> list[_Node]:
+    """Join leaves over the same column into one; leaves come first, as they are cheap."""
+    tests: dict[str, list[Predicate]] = defaultdict(list)
+    for node in nodes:
+        if isinstance(node, _Leaf):
+            tests[node.column].append(node.test)
+    leaves = [_Leaf(column, same[0] if len(same) == 1 else _combine(way, same)) for column, same in tests.items()]
+    return [*leaves, *(node for node in nodes if not isinstance(node, _Leaf))]
+
+
+def _negate(test: Predicate) -> Predicate:
+    return lambda value: not test(value)
+
+
+def _combine(way: str, tests: list[Predicate]) -> Predicate:
+    every = all if way == "and" else any
+    return lambda value: every(test(value) for test in tests)
+
+
+# --- the index of required literals -----------------------------------------------------------------------------------
+
+
+_LITERALS = frozenset(["equals", "contains", "startswith", "endswith"])
+
+_Clause: TypeAlias = list[Expression]
+_Cost: TypeAlias = Callable[[_Clause], float]
+
+
+def clauses(condition: Bound, cost: _Cost) -> list[_Clause]:
+    """Return lists of leaves of which each must have one that holds, wherever the condition holds."""
+    match condition:
+        case ["is", _, operator, _] if operator != "exists" and not operator.startswith("field "):
+            return [[condition]]
+        case ["and", parts]:
+            return [clause for part in parts for clause in clauses(part, cost)]
+        case ["or", parts] if all(options := [clauses(part, cost) for part in parts]):
+            return [[leaf for option in options for leaf in min(option, key=cost)]]
+    return []
+
+
+def literal(operator: str, argument: Any) -> str:
+    """Return the text that must be in a value for a test to hold, in lower case; empty if there is none."""
+    way = operator.removeprefix("cased ")
+    if way in _LITERALS:
+        found = str(argument).lower()
+    elif way == "like":
+        found = max((part.lower() for part in argument if isinstance(part, str)), key=len, default="")
+    else:
+        found = ""
+    # the lower case of a letter may depend on its neighbours, so a cased test has a literal in ASCII only
+    return found if way == operator or found.isascii() else ""
+
+
+def _leaf_cost(operator: str, arguments: list[Any]) -> float:
+    """Guess how often a leaf holds where its rule does not: short literals do, and patterns cost a call each."""
+    lengths = [len(literal(operator, argument)) for argument in arguments]
+    return sum(20.0 * 0.7**length if length else 30.0 for length in lengths)
+
+
+class _Gate:
+    """Which raw texts may hold one of a few ASCII literals, also in JSON's spelling: many texts in one look.
+
+    Bytes are compared without the bit that tells upper from lower case, which lets through a little too much. Texts
+    that may spell out an ASCII letter in another way (JSON's escapes, the Kelvin sign, the dotted I) pass as well.
+    """
+
+    _OTHERWISE = (b"\\u00", b"\\/", "\u212a".encode(), "\u0130".encode())
+
+    def __init__(self, literals: Iterable[str]) -> None:
+        forms = {form for text in literals for form in (text.encode(), orjson.dumps(text)[1:-1].lower())}
+        otherwise = [form for form in self._OTHERWISE if form != b"\\/" or any(b"/" in text for text in forms)]
+        patterns = {self._fold(form).tobytes() for form in (*forms, *otherwise)}
+        used = set().union(*patterns)
+        self._separator = next(chr(code) for code in range(0x20) if code | 0x20 not in used)
+        self._search = ahocorasick_rs.BytesAhoCorasick(patterns, ahocorasick_rs.MatchKind.LeftmostFirst)
+
+    @staticmethod
+    def _fold(data: bytes) -> NDArray[np.uint8]:
+        return np.frombuffer(data, np.uint8) | np.uint8(0x20)
+
+    def __call__(self, codes: list[int], values: Sequence[Value]) -> list[int]:
+        parts = ["\n".join(texts(values[code])) for code in codes]
+        joined = self._separator.join(parts)
+        data = joined.encode("utf-8", "replace")
+        lengths = map(len, parts) if joined.isascii() else (len(part.encode("utf-8", "replace")) for part in parts)
+        found = self._search.find_matches_as_indexes(self._fold(data).data)
+        if not found:
+            return []
+        starts = np.cumsum([0, *(length + 1 for length in lengths)])
+        places = np.searchsorted(starts, [start for _, start, _ in found], side="right") - 1
+        return [codes[place] for place in np.unique(places).tolist()]
+
+
+class _Index:
+    """Which rules a value of one column makes worth looking at."""
+
+    def __init__(self, column: str) -> None:
+        self.column = column
+        self.atoms = 0
+        self._equal: dict[str, set[int]] = defaultdict(set)
+        self._within: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self._tests: dict[tuple[str, str], tuple[Predicate, set[int]]] = {}
+        self._automaton: ahocorasick_rs.AhoCorasick | None = None
+        self._gate: _Gate | None = None
+        self._found: list[list[tuple[str, int]]] = []
+        self._groups: list[tuple[int, ...]] = [()]
+        self._numbers: dict[tuple[int, ...], int] = {(): 0}
+        self._known: WeakKeyDictionary[Dictionary, _Codes] = WeakKeyDictionary()
+
+    def add(self, operator: str, argument: Any, rule: int) -> None:
+        self.atoms += 1
+        sought, way = literal(operator, argument), operator.removeprefix("cased ")
+        if way == "equals" and self.column != RAW:
+            self._equal[sought].add(rule)
+        elif sought:
+            self._within[sought].add((way, rule))
+        else:
+            key = operator, repr(argument)
+            if key not in self._tests:
+                self._tests[key] = predicate(operator, [argument]), set()
+            self._tests[key][1].add(rule)
+
+    def groups(self, view: _View) -> tuple[_Codes, list[tuple[int, ...]]]:
+        """Return for each row the number of its group of rules (0: none), and the groups."""
+        column = view.column(self.column)
+        if column is None:
+            return np.zeros(len(view), np.int32), self._groups
+        known = self._table(column.dictionary)
+        codes = view.codes(self.column)
+        numbers = known[codes]
+        unknown = np.unique(codes[numbers < 0])
+        if len(unknown):
+            values = column.dictionary.values
+            known[unknown] = 0
+            for code in self._worth_a_look(unknown.tolist(), values):
+                known[code] = self._number(values[code])
+            numbers = known[codes]
+        return numbers, self._groups
+
+    def _worth_a_look(self, codes: list[int], values: Sequence[Value]) -> list[int]:
+        """Return the codes whose values may pass a test: for raw text, what could hold a literal before decoding it.
+
+        Looking for the first of few literals is several times faster than looking for all of them.
+        """
+        if self.column != RAW or self._tests or not all(map(str.isascii, self._within)):
+            return codes
+        if self._gate is None:
+            self._gate = _Gate(self._within)
+        return [code for start in range(0, len(codes), 256) for code in self._gate(codes[start : start + 256], values)]
+
+    def _table(self, dictionary: Dictionary) -> _Codes:
+        """Return group numbers by code, -1 where unknown; the last place is for code -1, the absent value."""
+        table = self._known.get(dictionary)
+        size = len(dictionary.values)
+        if table is None or len(table) <= size:
+            grown = np.full(max(64, 2 * size) + 1, -1, np.int32)
+            grown[-1] = 0
+            if table is not None:
+                grown[: len(table) - 1] = table[:-1]
+            table = self._known[dictionary] = grown
+        return table
+
+    def _number(self, value: Value) -> int:
+        rules: set[int] = set()
+        seen = raw_values(value) if self.column == RAW else value
+        for text in texts(seen):
+            self._search(_searchable(text), rules)
+        for test, interested in self._tests.values():
+            if test(seen):
+                rules |= interested
+        if not rules:
+            return 0
+        group = tuple(sorted(rules))
+        number = self._numbers.get(group)
+        if number is None:
+            number = self._numbers[group] = len(self._groups)
+            self._groups.append(group)
+        return number
+
+    def _search(self, text: str, rules: set[int]) -> None:
+        found = self._equal.get(text)
+        if found:
+            rules |= found
+        if not self._within:
+            return
+        if self._automaton is None:
+            self._automaton = ahocorasick_rs.AhoCorasick(list(self._within))
+            self._found = [sorted(each) for each in self._within.values()]
+        for pattern, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
+            for way, rule in self._found[pattern]:
+                if way == "startswith":
+                    if start:
+                        continue
+                elif way == "endswith" and end != len(text):
+                    continue
+                rules.add(rule)
+
+
+# --- the plan of a kind -----------------------------------------------------------------------------------------------
+
+
+class KindPlan:
+    """The rules that can match events of one kind, ready to run."""
+
+    def __init__(self, kind: Kind, sources: Iterable[_Source], tests: Tests, costs: _PerLeaf[float]) -> None:
+        bound = {number: condition for source in sources for number, condition in source.bind(kind, tests)}
+        self.rules = len(bound)
+        self.fields = frozenset(
+            _RAW_COLUMN if name == RAW else name for one in bound.values() for name in columns(one)
+        ) - frozenset(kind.constant)
+        self._trees: dict[int, _Node] = {}
+        self._bound = bound
+        self._scans: list[int] = []
+        self._indexes: dict[str, _Index] = {}
+        self._plan_index(lambda clause: sum(costs(leaf[2], leaf[3]) for leaf in clause))
+
+    def _plan_index(self, cost: _Cost) -> None:
+        for number, condition in self._bound.items():
+            options = clauses(condition, cost)
+            if not options:
+                self._scans.append(number)
+                continue
+            for _, column, operator, arguments in min(options, key=cost):
+                index = self._indexes.get(column)
+                if index is None:
+                    index = self._indexes[column] = _Index(column)
+                for argument in arguments:
+                    index.add(operator, argument, number)
+
+    @property
+    def atoms(self) -> int:
+        return sum(index.atoms for index in self._indexes.values())
+
+    @property
+    def scanned(self) -> int:
+        """Rules that need no literal, evaluated for every row."""
+        return len(self._scans)
+
+    def match(self, batch: Batch, rows: _Rows) -> Iterator[tuple[int, int]]:
+        """Yield (row of the batch, rule number) for each match."""
+        view = _View(batch, rows)
+        for rule, candidates in self._candidates(view):
+            tree = self._tree(rule)
+            if len(candidates) > _FEW:
+                found = tree.select(view, candidates).tolist()
+            else:
+                found = [row for row in candidates.tolist() if tree.holds(view, row)]
+            for row in found:
+                yield int(rows[row]), rule
+
+    def _candidates(self, view: _View) -> Iterator[tuple[int, _Rows]]:
+        """Yield each rule that may match with the rows where it may."""
+        every = np.arange(len(view))
+        for rule in self._scans:
+            yield rule, every
+        found: dict[int, list[_Rows]] = defaultdict(list)
+        for index in self._indexes.values():
+            numbers, groups = index.groups(view)
+            rows = np.flatnonzero(numbers)
+            numbers = numbers[rows]
+            for number in np.unique(numbers).tolist():
+                here = rows[numbers == number]
+                for rule in groups[number]:
+                    found[rule].append(here)
+        for rule, parts in found.items():
+            yield rule, parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+
+    def _tree(self, rule: int) -> _Node:
+        tree = self._trees.get(rule)
+        if tree is None:
+            tree = self._trees[rule] = _build(self._bound[rule])
+        return tree
+
+
+class Engine:
+    """All rules, with a plan for each kind of event that has been met."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        self._plans: dict[Kind, KindPlan] = {}
+        self._tests = _PerLeaf(predicate)
+        self._costs = _PerLeaf(_leaf_cost)
+        by_source: dict[Any, list[tuple[int, Rule]]] = defaultdict(list)
+        for number, rule in enumerate(self.rules):
+            by_source[rule.logsource].append((number, rule))
+        self._sources = [_Source(*pair) for pair in by_source.items()]
+
+    def plan(self, kind: Kind) -> KindPlan:
+        plan = self._plans.get(kind)
+        if plan is None:
+            plan = self._plans[kind] = KindPlan(kind, self._sources, self._tests, self._costs)
+        return plan
+
+    @property
+    def plans(self) -> Mapping[Kind, KindPlan]:
+        return self._plans
+
+    def match(self, batch: Batch) -> Iterator[tuple[int, Rule]]:
+        """Yield (row, rule) for each match, in the order of rows and of rules."""
+        found = [pair for kind, rows in batch.rows_by_kind() for pair in self.plan(kind).match(batch, rows)]
+        for row, rule in sorted(found):
+            yield row, self.rules[rule]

@@ -1,0 +1,203 @@
+"""Real logs through the normaliser: nothing is lost, types hold, and the documents agree with Elastic's own."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import evtx
+import pytest
+
+from agent.errors import RecordError
+from agent.model import UNPARSED, Chunk, Kind, Records
+from agent.normalise import Normaliser
+from agent.normalise.catalogue import catalogue
+from agent.normalise.clock import parse
+from tests.integration.integrations import compare, table
+
+DATA = Path(os.environ.get("VEDETTE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"real logs are not at {DATA} (set VEDETTE_TEST_DATA)")
+
+AS_OF = parse("2026-11-01T00:00:00Z")
+VENDORS = ("winlog.", "aws.", "system.", "powershell.", "web.", "json.")
+FLOORS = {
+    "system auth": 0.88,
+    "system security": 0.96,
+    "nginx access": 0.69,
+    "apache access": 0.79,
+    "aws cloudtrail": 0.78,
+    "windows sysmon": 0.83,
+    "windows powershell": 0.51,
+    "windows powershell_operational": 0.70,
+}
+"""Measured; the share of expected fields that our documents have with the same value."""
+
+
+def archive_lines(path: Path) -> Iterator[bytes]:
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("__MACOSX")]
+            parts = [archive.read(name) for name in names]
+    else:
+        with tarfile.open(path) as tar:
+            members = [tar.extractfile(one) for one in tar if one.isfile() and not Path(one.name).name.startswith("._")]
+            parts = [member.read() for member in members if member]
+    for part in parts:
+        yield from (line for line in part.split(b"\n") if line.strip())
+
+
+def mordor() -> list[bytes]:
+    names = [*sorted((DATA / "mordor/atomic").iterdir()), DATA / "mordor/goldensamladfsmailaccess/WindowsEvents.Zip"]
+    return [line for path in names for line in archive_lines(path) if line.startswith(b"{")]
+
+
+def sources() -> Iterator[tuple[str, list[bytes]]]:
+    """Yield formats with real records of them."""
+    yield "json", mordor()
+    with tarfile.open(DATA / "evtx/evtx-attack-samples.tar.gz") as tar:
+        files = [tar.extractfile(member) for member in tar if member.name.endswith(".evtx")]
+        raw = [io.BytesIO(one.read()) for one in files if one]
+    yield "evtx", [row["data"].encode() for one in raw for row in evtx.PyEvtxParser(one).records_json()]
+    with tarfile.open(DATA / "loghub/loghub-2k.tar.gz") as tar:
+        logs = {Path(one.name).name: tar.extractfile(one) for one in tar if one.name.endswith("_2k.log")}
+        for name in ("OpenSSH_2k.log", "Linux_2k.log"):
+            file = logs[name]
+            assert file
+            yield "syslog", file.read().splitlines()
+    yield "access", gzip.decompress((DATA / "web/apache_access.log.gz").read_bytes()).splitlines()
+    yield "cloudtrail", list(cloudtrail())
+
+
+def cloudtrail() -> Iterator[bytes]:
+    with tarfile.open(DATA / "cloudtrail/stratus-detonation-logs.tar.gz") as tar:
+        for member in tar:
+            if member.name.endswith(".json") and (file := tar.extractfile(member)):
+                events = json.loads(file.read())
+                yield from (json.dumps(one).encode() for one in (events if isinstance(events, list) else [events]))
+
+
+@pytest.fixture(scope="module")
+def real() -> list[tuple[str, list[bytes]]]:
+    return list(sources())
+
+
+def test_every_real_record_is_read(real: list[tuple[str, list[bytes]]]) -> None:
+    """No real record of a supported product is quarantined, untimed or of unknown shape; only auditd lines are."""
+    seen: Counter[tuple[str, str]] = Counter()
+    wanted = frozenset({"host.name", "process.pid", "source.ip", "source.port", "user.name", "event.original"})
+    for format, raw in real:
+        result = Normaliser(lambda kind: wanted)(
+            Records("s", (Chunk("p", "f", format, range(len(raw)), raw),), {}, AS_OF), {}
+        )
+        seen.update((format, result.batch.kinds[number].mapping) for number in result.batch.kind)
+        assert len(result.batch) == len(raw)
+        assert not result.dead
+        assert result.counts.get("untimed", 0) == 0
+        assert not any(name.startswith("wrong_type") for name in result.counts)
+    assert set(seen) == {
+        ("json", "windows"),
+        ("json", "cloudtrail"),
+        ("evtx", "windows"),
+        ("syslog", "linux"),
+        ("access", "web"),
+        ("cloudtrail", "cloudtrail"),
+    }
+    assert UNPARSED not in {mapping for _, mapping in seen}
+
+
+def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in document.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def test_documents_follow_the_catalogue(real: list[tuple[str, list[bytes]]]) -> None:
+    """Every field of every document is ECS of the right type and with an allowed value, or the vendor's."""
+    normaliser = Normaliser(lambda kind: frozenset())
+    faults: Counter[str] = Counter()
+    for format, raw in real:
+        for record in raw[:: max(1, len(raw) // 1500)]:
+            for name, value in leaves(normaliser.document(format, record, as_of=AS_OF)):
+                faults.update(faults_of(name, value))
+    assert not faults
+
+
+def faults_of(name: str, value: Any) -> Iterator[str]:
+    field = catalogue().fields.get(name)
+    items = value if isinstance(value, list) else [value]
+    if field is None:
+        if not name.startswith(VENDORS):
+            yield f"{name} is no ECS field"
+        return
+    if field.array != isinstance(value, list) and field.array:
+        yield f"{name} is no list"
+    expected = catalogue().converter(name)
+    if any(expected(item) != item or type(expected(item)) is not type(item) for item in items):
+        yield f"{name} is no {field.type}"
+    if allowed := catalogue().allowed.get(name):
+        yield from (f"{name}: {item} is not allowed" for item in items if item not in allowed)
+
+
+def test_attackers_of_openssh_are_in_columns(real: list[tuple[str, list[bytes]]]) -> None:
+    """The addresses of failed logins are those that the data set names."""
+    (raw,) = (lines for format, lines in real if format == "syslog" and b"LabSZ" in lines[0])
+
+    def wanted(kind: Kind) -> frozenset[str]:
+        return frozenset({"source.ip", "system.auth.ssh.event", "event.outcome"})
+
+    batch = Normaliser(wanted)(Records("s", (Chunk("p", "f", "syslog", range(len(raw)), raw),), {}, AS_OF), {}).batch
+    failed = Counter(
+        batch.value(row, "source.ip")
+        for row in range(len(batch))
+        if batch.value(row, "system.auth.ssh.event") == "Failed"
+    )
+    assert (failed["183.62.140.253"], failed["187.141.143.180"], failed["103.99.0.122"]) == (286, 80, 46)
+
+
+def test_regression_events_of_sigma_are_windows() -> None:
+    """The JSON form of SigmaHQ's regression events is read like EVTX."""
+    normaliser = Normaliser(lambda kind: frozenset())
+    mappings = Counter()
+    with tarfile.open(DATA / "sigma/sigma-regression.tar.gz") as tar:
+        for member in tar:
+            if member.name.endswith(".json") and (file := tar.extractfile(member)):
+                for event in concatenated(file.read().decode()):
+                    document = normaliser.document("json", event, as_of=AS_OF)
+                    mappings["windows" if "winlog" in document else "other"] += 1
+    assert mappings["windows"] > 90
+    assert mappings["other"] <= 2
+
+
+def concatenated(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a file that holds one or more, one after the other."""
+    decoder, place = json.JSONDecoder(), 0
+    while place < len(text):
+        event, place = decoder.raw_decode(text, place)
+        place += len(text[place:]) - len(text[place:].lstrip())
+        yield event
+
+
+def test_agreement_with_elastic(capsys: pytest.CaptureFixture[str]) -> None:
+    """Our documents agree with those of Elastic's integrations at least as far as measured."""
+    tallies = compare(DATA / "integrations/integration-pipeline-tests.tar.gz")
+    with capsys.disabled():
+        print("\n" + table(tallies))
+    assert {name: tally.share for name, tally in tallies.items() if tally.share < FLOORS[name]} == {}
+    assert sum(tally.unreadable for tally in tallies.values()) == 0
+
+
+def test_what_is_not_mapped_yet_is_a_dead_letter() -> None:
+    """auditd's own lines have no mapping here; they are refused, not misread."""
+    line = b'type=EXECVE msg=audit(1604994496.155:92733): argc=2 a0="arp"'
+    with pytest.raises(RecordError):
+        Normaliser(lambda kind: frozenset()).document("syslog", line, as_of=AS_OF)

@@ -1,0 +1,283 @@
+"""What each Sigma construct means, asked through the whole engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from agent.model import UNPARSED, Dictionary, Kind
+from rules.sigma.engine import Engine
+from tests.sigma_events import WINDOWS, batch, compiled, engine, matching_rows, rule_text
+
+FIELD = "winlog.event_data.F"
+
+
+def rows(item: str, values: list[Any]) -> list[int]:
+    """Return which of *values* of the field F a selection with *item* matches."""
+    return matching_rows(f"{{sel: {{{item}}}, condition: sel}}", [{FIELD: value, "other": "x"} for value in values])
+
+
+@pytest.mark.parametrize(
+    ("item", "values", "expected"),
+    [
+        ("F: Abc", ["abc", "ABC", "abcd", "", None], [0, 1]),
+        ("F: [abc, x]", ["abc", "X", "y"], [0, 1]),
+        ("F: ''", ["", "x", None], [0]),
+        ("F: null", ["", "x", None], [2]),
+        ("F: [null, '']", ["", "x", None], [0, 2]),
+        ("F: '*'", ["", "x", None], [0, 1]),
+        ("F: 7", ["7", "07", "17", None], [0]),
+        ("F: 'a*c'", ["ac", "abbc", "AXC", "acd", "a\nc"], [0, 1, 2, 4]),
+        ("F: 'a?c'", ["ac", "abc", "abbc", "aéc"], [1, 3]),
+        (r"F: 'a\*c'", ["a*c", "abc", "a\\bc"], [0]),
+        (r"F: 'a\\*c'", ["a\\c", "a\\bc", "a*c"], [0, 1]),
+        (r"F: 'C:\dir\file'", ["c:\\DIR\\file", "c:dirfile"], [0]),
+        ("F|contains: 'b'", ["abc", "B", "ac", None], [0, 1]),
+        ("F|contains: 'b*d'", ["abcde", "xbdx", "db"], [0, 1]),
+        ("F|contains|all: [a, b]", ["ab", "bXA", "a", "b"], [0, 1]),
+        ("F|startswith: '\\a'", ["\\abc", "x\\a", "\\A"], [0, 2]),
+        ("F|startswith: 'a?c'", ["abcd", "acd"], [0]),
+        ("F|endswith: ['.exe', '1?']", ["x.EXE", "0x10", "0x1", ".exe "], [0, 1]),
+        ("F|cased: Abc", ["Abc", "abc"], [0]),
+        ("F|contains|cased: B", ["aBc", "abc"], [0]),
+        ("F|endswith|cased: 'Σ'", ["ΑΣ", "ας"], [0]),
+        ("F|re: 'a[0-9]+b'", ["xa12by", "A1B", "ab"], [0]),
+        ("F|re|i: 'a[0-9]+b'", ["xa12by", "A1B", "ab"], [0, 1]),
+        ("F|re: 'a.b'", ["axb", "a\nb"], [0]),
+        ("F|re|s: 'a.b'", ["axb", "a\nb"], [0, 1]),
+        ("F|re|m: '^b'", ["a\nb", "ab"], [0]),
+        ("F|re: '^b'", ["a\nb", "bb"], [1]),
+        ("F|base64: foo", ["Zm9v", "foo"], [0]),
+        ("F|base64offset|contains: foobar", ["xZm9vYmFyx", "xZvb2Jhcx", "xmb29iYXx", "foobar"], [0, 1, 2]),
+        ("F|wide|base64offset|contains: foo", ["eGYAbwBvAHg=", "foo", "ZgBvAG8A"], [0, 2]),
+        ("F|contains|windash: ' -x'", ["a -x", "a /x", "a –x", "a x"], [0, 1, 2]),
+        ("F|contains|all|windash: ['-a', '-b']", ["/a -b", "-a", "/b /a"], [0, 2]),
+        ("F|cidr: 10.0.0.0/8", ["10.1.2.3", "11.0.0.1", "10.1.2", "010.1.2.3", "::1"], [0]),
+        ("F|cidr: 'fe80::/10'", ["fe80::1", "10.1.2.3"], [0]),
+        ("F|exists: true", ["", "x", None], [0, 1]),
+        ("F|exists: false", ["", "x", None], [2]),
+        ("F|gt: 5", ["6", "5", "5.5", "x", "", None, "nan", "1_0", "-6", "0x10"], [0, 2]),
+        ("F|gte: 5", ["6", "5", "4"], [0, 1]),
+        ("F|lt: 5", ["6", "5", "-4", None], [2]),
+        ("F|lte: 5.5", ["6", "5.5", "4e0"], [1, 2]),
+        ("F|neq: a", ["a", "b", None], [1, 2]),
+        ("F|hour: 3", ["2024-05-05T03:59:00Z", "2024-05-05T05:00:00+02:00", "2024-05-05T04:00:00Z", "x"], [0, 1]),
+        ("F|fieldref: other", ["X", "y", None], [0]),
+        ("F|fieldref|startswith: other", ["Xy", "yx"], [0]),
+        ("F|fieldref|endswith: other", ["Xy", "yx"], [1]),
+        ("F|fieldref|contains: other", ["yxy", "y"], [0]),
+        ("F|fieldref: absent", ["x", None], []),
+    ],
+)
+def test_modifier(item: str, values: list[Any], expected: list[int]) -> None:
+    """Each modifier matches exactly the values that it names."""
+    kind = Kind("windows", WINDOWS.constants, {**WINDOWS.renames, "other": "other"}, WINDOWS.prefix)
+    events = [{FIELD: value, "other": "x"} for value in values]
+    assert matching_rows(f"{{sel: {{{item}}}, condition: sel}}", events, kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("item", "values", "expected"),
+    [
+        ("F: 7", [7, 17, 70], [0]),
+        ("F: '7'", [7, 17], [0]),
+        ("F: 7", [7.0, 7.5], [0]),
+        ("F|contains: '7'", [17, 1], [0]),
+        ("F|gt: 9007199254740992", [9007199254740993, 9007199254740992], [0]),
+        ("F: true", [True, False], [0]),
+        ("F: 'TRUE'", [True, False], [0]),
+    ],
+)
+def test_numbers_and_booleans_are_compared_by_their_text(item: str, values: list[Any], expected: list[int]) -> None:
+    """Typed columns answer as their text would."""
+    assert rows(item, values) == expected
+
+
+def test_a_field_with_several_values_matches_if_one_does() -> None:
+    """Tests of one item may be met by different values; a negation fails if any value meets it."""
+    values = [("a", "b"), ("b", "c"), ("c",), "a"]
+    assert rows("F: a", values) == [0, 3]
+    assert rows("F|contains|all: [b, c]", values) == [1]
+    assert matching_rows("{sel: {F: a}, condition: not sel}", [{FIELD: value} for value in values]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("detection", "expected"),
+    [
+        ("{s: {A: x}, t: {B: y}, condition: s and t}", [2]),
+        ("{s: {A: x}, t: {B: y}, condition: s or t}", [0, 1, 2]),
+        ("{s: {A: x}, t: {B: y}, condition: s and not t}", [0]),
+        ("{s: {A: x}, t: {B: y}, condition: not (s or t)}", [3]),
+        ("{s1: {A: x}, s2: {B: y}, condition: 1 of s*}", [0, 1, 2]),
+        ("{s1: {A: x}, s2: {B: y}, condition: all of s*}", [2]),
+        ("{s1: {A: x}, s2: {B: y}, condition: all of them}", [2]),
+        ("{s1: {A: x}, f1: {B: y}, condition: s1 and not 1 of f*}", [0]),
+        ("{s: [{A: x}, {B: y}], condition: s}", [0, 1, 2]),
+        ("{s: {A: x, B: y}, condition: s}", [2]),
+        ("{s: {A: x}, t: {B: y}, condition: [s and t, not s and not t]}", [2, 3]),
+        ("{s: {A: null}, condition: s}", [1, 3]),
+        ("{s: {A: '*'}, condition: not s}", [1, 3]),
+    ],
+)
+def test_condition(detection: str, expected: list[int]) -> None:
+    """Conditions combine selections as the specification says."""
+    name = "winlog.event_data."
+    events = [{name + "A": "x"}, {name + "B": "y"}, {name + "A": "x", name + "B": "y"}, {}]
+    assert matching_rows(detection, [{**event, "pad": "-"} for event in events]) == expected
+
+
+def test_many_rows_and_few_rows_give_the_same_answer() -> None:
+    """Selecting from arrays and deciding one by one are the same function."""
+    name = "winlog.event_data."
+    events = [{name + "A": f"v{n % 7}", name + "B": f"w{n % 5}", name + "C": "abc"} for n in range(400)]
+    detection = "{s: {C: abc}, t: {A: [v1, v2]}, u: {B: w3}, condition: s and (t or not u)}"
+    together = matching_rows(detection, events)
+    one_by_one = [n for n, event in enumerate(events) if matching_rows(detection, [event])]
+    assert together == one_by_one
+    assert 0 < len(together) < 400
+
+
+# --- kinds and log sources --------------------------------------------------------------------------------------------
+
+
+def test_constants_of_a_kind_decide_the_log_source() -> None:
+    """A process creation rule sees Sysmon 1 and Security 4688 and nothing else."""
+    sysmon = "Microsoft-Windows-Sysmon/Operational"
+    kinds = [
+        Kind("windows", (("event.code", code), ("winlog.channel", channel)), {}, "")
+        for code, channel in [("1", sysmon), ("3", sysmon), ("4688", "security"), ("1", "System")]
+    ]
+    detection = "{sel: {F: a}, condition: sel}"
+    assert matching_rows(detection, [{"F": "a"}] * 4, kinds) == [0, 2]
+
+
+def test_without_constants_the_log_source_is_decided_by_columns() -> None:
+    """A kind that lost its constants to the cap is still matched exactly."""
+    bare = Kind("windows", (), WINDOWS.renames, WINDOWS.prefix)
+    sysmon = {"winlog.channel": "Microsoft-Windows-Sysmon/Operational", "process.executable": "a"}
+    events = [{**sysmon, "event.code": "1"}, {**sysmon, "event.code": "3"}, {"process.executable": "a"}]
+    assert matching_rows("{sel: {Image: a}, condition: sel}", events, bare) == [0]
+
+
+def test_only_the_fields_that_are_left_to_look_at_are_wanted() -> None:
+    """Constants are folded away, and rules of other log sources want nothing."""
+    other = rule_text("{sel: {Query: a}, condition: sel}", "{product: windows, category: dns_query}")
+    rules = engine(rule_text("{sel: {EventID: 1, Image: a}, condition: sel}"), other)
+    assert rules.plan(WINDOWS).fields == {"process.executable"}
+    assert engine(rule_text("{sel: {EventID: 2, Image: a}, condition: sel}")).plan(WINDOWS).rules == 0
+
+
+def test_a_condition_of_constants_alone_matches_every_event_of_the_kind() -> None:
+    """Nothing needs to be read for such a rule."""
+    rules = engine(rule_text("{sel: {EventID: 1}, condition: sel}"))
+    assert rules.plan(WINDOWS).fields == frozenset()
+    assert [row for row, _ in rules.match(batch([{"x": "1"}, {"x": "2"}]))] == [0, 1]
+
+
+def test_a_log_source_that_nothing_feeds_matches_nothing() -> None:
+    """Its rule is loaded and silent; the plan counts it."""
+    rules = engine(rule_text("{sel: {Image: '*'}, condition: sel}", "{product: vax, service: vms}"))
+    assert list(rules.match(batch([{"process.executable": "a"}]))) == []
+
+
+def test_a_mapping_that_knows_nothing_of_web_names_gets_them_from_the_category() -> None:
+    """cs-method and its like find their ECS fields; a rule may name ECS itself."""
+    kind = Kind("access", (("event.dataset", "nginx.access"),), {}, "")
+    events = [{"http.request.method": "GET", "url.original": "/x"}, {"http.request.method": "POST"}]
+    detection = "{sel: {cs-method: get, url.original|contains: x}, condition: sel}"
+    rules = engine(rule_text(detection, "{category: webserver}"))
+    assert [row for row, _ in rules.match(batch(events, kind))] == [0]
+
+
+def test_another_vendors_kind_is_not_searched_for_windows_rules() -> None:
+    """A kind with a vendor's prefix can never have winlog fields, so no Windows rule is planned for it."""
+    kind = Kind("cloudtrail", (("event.dataset", "aws.cloudtrail"),), {}, "aws.cloudtrail.")
+    assert engine(rule_text("{sel: {F: a}, condition: sel}")).plan(kind).rules == 0
+
+
+# --- keywords ---------------------------------------------------------------------------------------------------------
+
+KEYWORDS = "{keywords: [evil, 'c:\\dir', 'qu\"ote', 'f*o'], condition: keywords}"
+
+
+def keyword_rows(texts: list[str]) -> list[int]:
+    return matching_rows(KEYWORDS, [{"event.original": text} for text in texts])
+
+
+def test_keywords_are_sought_in_plain_text() -> None:
+    """Anywhere in the text, whatever its case."""
+    assert keyword_rows(["an EVIL thing", "good", "C:\\DIR\\x", "f--o", "of"]) == [0, 2, 3]
+
+
+def test_keywords_are_sought_in_the_values_of_json_and_not_in_its_names() -> None:
+    """Escapes of the JSON text hide nothing, and field names are not values."""
+    records = [{"a": ["x", {"b": "evil"}]}, {"evil": 1}, {"a": "C:\\dir\\x"}, {"a": 'qu"ote'}, {"a": "plain"}]
+    assert keyword_rows([orjson.dumps(record).decode() for record in records]) == [0, 2, 3]
+    assert keyword_rows([r'{"a": "\u0065vil"}', r'{"a": "c:\u005cdir"}', "{broken evil"]) == [0, 1, 2]
+
+
+def test_all_keywords_must_be_there() -> None:
+    """``|all`` wants each of them, in any value."""
+    detection = "{keywords: {'|all': [one, two]}, condition: keywords}"
+    events = [{"event.original": text} for text in ["one two", "one", '{"a": "one", "b": "two"}']]
+    assert matching_rows(detection, events) == [0, 2]
+
+
+def test_a_keyword_may_be_a_regular_expression() -> None:
+    """``|re`` without a field searches the text."""
+    events = [{"event.original": text} for text in ["id=42", "id=x"]]
+    assert matching_rows("{keywords: {'|re': 'id=[0-9]+'}, condition: keywords}", events) == [0]
+
+
+def test_quarantined_records_are_shown_to_keyword_rules_only() -> None:
+    """What could not be parsed cannot hide from raw text rules, and raises no other."""
+    kind = Kind(UNPARSED)
+    events = [{"event.original": "\ufffd evil"}, {"event.original": "good"}]
+    plain = rule_text("{sel: {F: null}, condition: sel}")
+    rules = engine(plain, rule_text("{k: [evil], condition: k}", "{product: windows, service: security}"))
+    assert rules.plan(kind).fields == {"event.original"}
+    assert [(row, rule.place) for row, rule in rules.match(batch(events, kind))] == [(0, "1.yml:1")]
+
+
+# --- robustness -------------------------------------------------------------------------------------------------------
+
+
+def test_lone_surrogates_and_control_characters_are_only_text() -> None:
+    """No value makes the engine raise."""
+    values = ["\ud800abc", "\x00abc", "abc\udfff", "é\ud800", ""]
+    for item in ("F|contains: abc", "F|re: abc", "F: '*b*c'", "F|endswith: c"):
+        assert rows(item, values)[:2] == [0, 1]
+
+
+def test_a_hostile_pattern_costs_linear_time() -> None:
+    """What takes a backtracking engine hours takes RE2 no time."""
+    assert rows("F|re: '(a+)+$'", ["a" * 50_000 + "!"]) == []
+
+
+def test_memory_of_verdicts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ever new values do not grow a rule's memo without end."""
+    monkeypatch.setattr("rules.sigma.engine._MEMO", 10)
+    assert len(matching_rows("{sel: {F|contains: a}, condition: sel}", [{FIELD: f"a{n}"} for n in range(99)])) == 99
+
+
+def test_batches_that_share_dictionaries_give_the_answers_of_new_ones() -> None:
+    """What is remembered from one batch holds in the next, also for values that came later."""
+    rules = engine(rule_text("{sel: {F|contains: evil}, condition: sel}"))
+    shared: dict[str, Dictionary] = {}
+    for part in (["evil", "good"], ["good", "more evil", "new"], [f"n{n}" for n in range(200)] + ["evil"]):
+        found = [row for row, _ in rules.match(batch([{FIELD: text} for text in part], WINDOWS, shared))]
+        assert found == [row for row, text in enumerate(part) if "evil" in text]
+
+
+def test_matches_come_in_the_order_of_rows_then_of_rules() -> None:
+    """The order does not depend on how the index found them."""
+    rules = engine(*(rule_text(f"{{sel: {{F|contains: {word}}}, condition: sel}}") for word in ("b", "a")))
+    found = [(row, rule.place) for row, rule in rules.match(batch([{FIELD: "ab"}, {FIELD: "a"}]))]
+    assert found == [(0, "0.yml:1"), (0, "1.yml:1"), (1, "1.yml:1")]
+
+
+def test_an_engine_without_rules_matches_nothing() -> None:
+    """An empty collection is not an error of the engine."""
+    assert list(Engine(compiled().rules).match(batch([{"a": "b"}]))) == []
