@@ -149,9 +149,9 @@ class Dictionary:
         """Return one code a value; new values get the next codes."""
         return list(map(self._codes.__getitem__, values))
 
-    def code(self, value: Value) -> int:
-        """Return the code of *value*, or -1 if it has not occurred."""
-        return self._codes.get(value, -1)
+    def intern(self, value: Value) -> int:
+        """Return the code of one value, a new one if it is new."""
+        return self._codes[value]
 
     @property
     def full(self) -> bool:
@@ -173,6 +173,11 @@ class PerValue(Generic[T]):
         if len(table) < len(dictionary.values):
             table.extend(map(self._function, dictionary.values[len(table) :]))
         return table
+
+
+def distinct(numbers: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Return the numbers (0 or more, and small) that occur, ascending; quicker than sorting them."""
+    return np.flatnonzero(np.bincount(numbers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.model import NO_TIME, SECOND, UNPARSED, Batch, DeadLetter, Finding, Kind, Records, Timestamp
+from agent.model import NO_TIME, SECOND, UNPARSED, Batch, DeadLetter, Finding, Kind, Records, Timestamp, distinct
 from agent.normalise import Normaliser
 from agent.ports import Detector, StateView
 
@@ -59,7 +59,7 @@ class Filter:
         column = batch.columns.get(field)
         if column is not None:
             values = column.dictionary.values
-            codes = np.unique(column.codes[column.codes >= 0])
+            codes = distinct(column.codes[column.codes >= 0])
             mask = mask | np.isin(column.codes, [code for code in codes if _any_in(values[code], allowed)])
         return mask
 

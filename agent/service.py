@@ -7,6 +7,7 @@ the others go on; a sick disk ends the process.
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import signal
@@ -192,6 +193,9 @@ class Service:
                 for reason in refused:
                     log.warning("refused", stream=id, detector=name, reason=reason)
                 log.info("plan", stream=id, detector=name, **{key: plan[key] for key in plan if _is_short(plan[key])})
+
+        gc.freeze()  # compiled rules live to the end: the collector need not look at them again
+        gc.set_threshold(100_000, 50, 50)
 
     def _open_sources(self) -> None:
         for runner in self._runners:

@@ -155,7 +155,7 @@ class LineReader:
         ends = list(map(add, accumulate(map(len, lines)), count(start + 1)))
         keys: list[int | str] = [start, *ends[:-1]]
         ends[-1] = start + len(data)
-        if b"\r\n" in data:
+        if b"\r" in data and b"\r\n" in data:  # one byte is sought twenty times as fast as two
             lines = data.replace(b"\r\n", b"\n").split(b"\n")[: len(lines)]
         if start == 0:
             lines[0] = lines[0].removeprefix(UTF8_MARK)

@@ -100,7 +100,7 @@ def encode(raw: Any, dictionary: Dictionary, convert: Converter) -> int:
         value = convert(raw)
     except ValueError:
         return WRONG
-    return ABSENT if value is None else dictionary.encode((value,))[0]
+    return ABSENT if value is None else dictionary.intern(value)
 
 
 class Coder:

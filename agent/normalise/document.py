@@ -8,6 +8,7 @@ left out is still in ``event.original``, which the caller adds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from agent.model import Value
@@ -179,6 +180,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@lru_cache(8192)
 def _legal(name: str) -> bool:
     return len(name) <= _LONGEST_NAME and all(part and part.isprintable() and part.strip() for part in name.split("."))
 

@@ -6,12 +6,14 @@ Archives are bounded in members and bytes; what cannot be read as YAML is return
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,21 @@ def fingerprint(path: Path, engine: str) -> str:
 
 
 def _read_folder(path: Path) -> Files:
-    files = [each for each in path.rglob("*") if each.suffix in _SUFFIXES and stat.S_ISREG(each.stat().st_mode)]
-    return _bounded(path, ((str(each.relative_to(path)), each.stat().st_size, each.read_bytes) for each in files))
+    return _bounded(path, _folder_members(str(path)))
+
+
+def _folder_members(root: str) -> Iterator[tuple[str, int, Any]]:
+    """Yield the folder's rule files; plain strings, since a path object a file would take as long as reading it."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            file = f"{folder}/{name}"
+            if name.endswith(_SUFFIXES) and stat.S_ISREG((status := os.stat(file)).st_mode):  # noqa: PTH116
+                yield file.removeprefix(root).lstrip("/"), status.st_size, partial(_read, file)
+
+
+def _read(file: str) -> bytes:
+    with open(file, "rb", buffering=0) as stream:  # noqa: PTH123
+        return stream.read(MAX_FILE + 1)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from agent.model import UNPARSED, Batch, Column, Dictionary, Kind, Scalar, Value
+from agent.model import UNPARSED, Batch, Column, Dictionary, Kind, Scalar, Value, distinct
 from rules.sigma import logsource
 from rules.sigma.parse import Expression, Rule
 from rules.sigma.predicate import Predicate, compare_fields, predicate, texts
@@ -309,7 +309,7 @@ class _Any(_Node):
 
     def select(self, view: _View, rows: _Rows) -> _Rows:
         selected = np.concatenate([part.select(view, rows) for part in self.parts])
-        return np.unique(selected)
+        return distinct(selected)
 
 
 class _Not(_Node):
@@ -455,7 +455,7 @@ class _Gate:
             return []
         starts = np.cumsum([0, *(length + 1 for length in lengths)])
         places = np.searchsorted(starts, [start for _, start, _ in found], side="right") - 1
-        return [codes[place] for place in np.unique(places).tolist()]
+        return [codes[place] for place in distinct(places).tolist()]
 
 
 class _Index:
@@ -495,7 +495,7 @@ class _Index:
         known = self._table(column.dictionary)
         codes = view.codes(self.column)
         numbers = known[codes]
-        unknown = np.unique(codes[numbers < 0])
+        unknown = distinct(codes[numbers < 0])
         if len(unknown):
             values = column.dictionary.values
             known[unknown] = 0
@@ -625,12 +625,12 @@ class KindPlan:
             numbers, groups = index.groups(view)
             rows = np.flatnonzero(numbers)
             numbers = numbers[rows]
-            for number in np.unique(numbers).tolist():
+            for number in distinct(numbers).tolist():
                 here = rows[numbers == number]
                 for rule in groups[number]:
                     found[rule].append(here)
         for rule, parts in found.items():
-            yield rule, parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts))
+            yield rule, parts[0] if len(parts) == 1 else distinct(np.concatenate(parts))
 
     def _tree(self, rule: int) -> _Node:
         tree = self._trees.get(rule)
