@@ -81,7 +81,8 @@ class Chunk:
 class Records:
     """One fetch: chunks in reading order, the cursor that stands behind them, and when they were read.
 
-    *unread* names the partitions that still hold events after this fetch: they hold the watermark back.
+    *unread* names the partitions that still hold events after this fetch: they hold the watermark back. A name may
+    stand for partitions that the source has not looked into yet.
     """
 
     source: str

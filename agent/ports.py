@@ -34,6 +34,9 @@ class Source(Protocol):
     def full(self, references: Sequence[Reference]) -> Mapping[Reference, bytes | Mapping[str, Any]]:
         """Return whole native records; a missing key means that the record has vanished."""
 
+    def notes(self) -> Mapping[str, str]:
+        """Say what of the upstream is not read and why, by place; bounded, what is beyond the bound as a number."""
+
     def ack(self, cursor: Cursor) -> None:
         """Tell the upstream that everything up to *cursor* is committed: a courtesy, our checkpoint is the truth."""
 

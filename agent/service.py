@@ -38,6 +38,8 @@ log = structlog.get_logger()
 IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
 DRAIN_LIMIT = 500
+NOTES_SAID = 1000
+"""How many places that are not read a stream names in the log."""
 PRUNE_EVERY_MIN = 60
 _NOT_THE_END = frozenset({"dead letters"})
 """A partition without a mark: reading dead letters again moves no watermark."""
@@ -120,6 +122,14 @@ class _Runner:
     reason: str = ""
     failures: int = 0
     idle: threading.Event = field(default_factory=threading.Event)
+    said: set[str] = field(default_factory=set)
+
+    def say_notes(self) -> None:
+        """Log what the source does not read, each place once."""
+        for place, reason in self.stream.source.notes().items():
+            if place not in self.said and len(self.said) < NOTES_SAID:
+                self.said.add(place)
+                log.warning("not read", stream=self.stream.id, place=place, reason=reason)
 
 
 class Service:
@@ -275,6 +285,7 @@ class Service:
             return self._degrade(runner, f"{type(error).__name__}: {error}", backoff(runner.failures))
         runner.failures = 0
         self._recover(runner)
+        runner.say_notes()
         if len(records):
             runner.idle.clear()
             self._wake.set()

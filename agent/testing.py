@@ -60,6 +60,9 @@ class MemorySource:
     def open(self, fields: frozenset[str]) -> None:
         self.fields = fields
 
+    def notes(self) -> Mapping[str, str]:
+        return {}
+
     def fetch(self, after: Cursor | None, limit: int) -> Records:
         if self.failures:
             raise self.failures.popleft()

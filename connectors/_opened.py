@@ -467,6 +467,12 @@ class FileReader:
         folder = fixed_part(path) if self._options.follow else path
         return any(readable) or (Path(folder).is_dir() and os.access(folder, os.R_OK | os.X_OK))
 
+    def notes(self) -> Mapping[str, str]:
+        """Return the problems and what was skipped, by path."""
+        found = {**self.skipped, **self.problems}
+        more = self.skipped.count + self.problems.count - len(found)
+        return {**found, "(elsewhere)": f"{more} more"} if more > 0 else found
+
     def close(self) -> None:
         raise NotImplementedError
 

@@ -118,13 +118,8 @@ class _Summary:
         self.rules.update(alert.title for alert in alerts)
 
     def notes(self, source: Any) -> None:
-        """Keep what the source could not read and what it passed over."""
-        for what in ("problems", "skipped"):
-            noted: Any = getattr(source, what, {})
-            self.problems += [f"{what}: {path}: {reason}" for path, reason in noted.items()]
-            more = getattr(noted, "count", 0) - len(noted)
-            if more > 0:
-                self.problems.append(f"{what}: and {more} more")
+        """Keep what the source did not read."""
+        self.problems += [f"not read: {path}: {reason}" for path, reason in source.notes().items()]
 
     def lines(self) -> Iterator[str]:
         from agent.cli.terminal import safe

@@ -44,7 +44,12 @@ def plan(config: Config = CONFIG, data: Data = DATA, as_json: AsJson = False) ->
         source = build_source(configuration, locator, stream.source)
         source.open(frozenset())
         pipeline = build_pipeline(configuration, locator, stream, data / "cache")
-        plans[name] = {"source": stream.source, "sinks": stream.sinks, **pipeline.plan()}
+        plans[name] = {
+            "source": stream.source,
+            "sinks": stream.sinks,
+            "not_read": dict(source.notes()),
+            **pipeline.plan(),
+        }
         source.close()
     if as_json:
         print_json([plans])
@@ -57,6 +62,8 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
     from agent.cli.terminal import safe, say
 
     say(f"stream {name}: source {plan['source']} -> {', '.join(plan['sinks']) or 'embedded alert store'}", "bold")
+    for place, reason in plan["not_read"].items():
+        say(f"  not read: {safe(place)}: {safe(reason)}")
     for filter_name, where in plan["filters"].items():
         say(f"  filter {filter_name}: {safe(where)}")
     for detector, facts in plan["detectors"].items():

@@ -2,9 +2,9 @@
 
     python -m tests.bench.bench_scan [--json FILE] [--pairs N]
 
-Input: the Windows events of ``mordor`` in the test data, one JSON object a line, and SigmaHQ's ``rules/windows``. Figures
-are CPU seconds (user and system) of the whole process, start-up included, and peak memory. rsigma (RSIGMA, else on the
-PATH) is left out with a word if it is not installed.
+Input: the Windows events of ``mordor`` in the test data, one JSON object a line, and SigmaHQ's ``rules/windows``.
+Figures are CPU seconds (user and system) of the whole process, start-up included, and peak memory. rsigma (RSIGMA, else
+on the PATH) is left out with a word if it is not installed.
 """
 
 from __future__ import annotations

@@ -793,3 +793,15 @@ def test_a_live_event_log_that_was_cleared_begins_a_new_generation(tmp_path: Pat
     again = len(follower.all() or follower.all())
     assert 0 < again < 200
     assert len(follower.read) == len({(partition, key) for partition, key, _ in follower.read}) == 3561 + again
+
+
+def test_notes_name_what_is_not_read_and_are_bounded(tmp_path: Path) -> None:
+    """A service can say what it passes over: by path with the reason, and beyond a thousand as a number."""
+    write(tmp_path / "log.jsonl", 1)
+    for number in range(1010):
+        (tmp_path / f"{number}.bin").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    source = source_of(tmp_path)
+    drain(source)
+    notes = source.notes()
+    assert len(notes) == 1001
+    assert notes["(elsewhere)"] == "10 more"
