@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from functools import cached_property, partial
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import ahocorasick_rs
@@ -260,12 +261,16 @@ class _Node:
 
 
 class _Leaf(_Node):
-    """A condition over one column, remembered by distinct value."""
+    """A condition over one column, remembered by distinct value; most are never asked, so the test is made late."""
 
-    def __init__(self, column: str, test: Predicate) -> None:
+    def __init__(self, column: str, make: Callable[[], Predicate]) -> None:
         self.column = column
-        self.test = test
+        self.make = make
         self.memo: WeakKeyDictionary[Dictionary, dict[int, bool]] = WeakKeyDictionary()
+
+    @cached_property
+    def test(self) -> Predicate:
+        return self.make()
 
     def holds(self, view: _View, row: int) -> bool:
         code = int(view.codes(self.column)[row])
@@ -356,10 +361,10 @@ def _build(condition: Bound) -> _Node:
         case ["is", name, operator, arguments] if operator.startswith("field "):
             return _Compare(operator, name, arguments)
         case ["is", name, operator, arguments]:
-            return _Leaf(name, predicate(operator, arguments))
+            return _Leaf(name, partial(predicate, operator, arguments))
         case ["not", inner]:
             node = _build(inner)
-            return _Leaf(node.column, _negate(node.test)) if isinstance(node, _Leaf) else _Not(node)
+            return _Leaf(node.column, partial(_negate, node.make)) if isinstance(node, _Leaf) else _Not(node)
     way, parts = condition
     nodes = _join_leaves(way, [_build(part) for part in parts])
     return nodes[0] if len(nodes) == 1 else _All(nodes) if way == "and" else _Any(nodes)
@@ -367,20 +372,23 @@ def _build(condition: Bound) -> _Node:
 
 def _join_leaves(way: str, nodes: list[_Node]) -> list[_Node]:
     """Join leaves over the same column into one; leaves come first, as they are cheap."""
-    tests: dict[str, list[Predicate]] = defaultdict(list)
+    makers: dict[str, list[Callable[[], Predicate]]] = defaultdict(list)
     for node in nodes:
         if isinstance(node, _Leaf):
-            tests[node.column].append(node.test)
-    leaves = [_Leaf(column, same[0] if len(same) == 1 else _combine(way, same)) for column, same in tests.items()]
+            makers[node.column].append(node.make)
+    leaves = [
+        _Leaf(column, same[0] if len(same) == 1 else partial(_combine, way, same)) for column, same in makers.items()
+    ]
     return [*leaves, *(node for node in nodes if not isinstance(node, _Leaf))]
 
 
-def _negate(test: Predicate) -> Predicate:
+def _negate(make: Callable[[], Predicate]) -> Predicate:
+    test = make()
     return lambda value: not test(value)
 
 
-def _combine(way: str, tests: list[Predicate]) -> Predicate:
-    every = all if way == "and" else any
+def _combine(way: str, makers: list[Callable[[], Predicate]]) -> Predicate:
+    every, tests = (all if way == "and" else any), [make() for make in makers]
     return lambda value: every(test(value) for test in tests)
 
 
@@ -418,10 +426,19 @@ def literal(operator: str, argument: Any) -> str:
     return found if way == operator or found.isascii() else ""
 
 
-def _leaf_cost(operator: str, arguments: list[Any]) -> float:
-    """Guess how often a leaf holds where its rule does not: short literals do, and patterns cost a call each."""
-    lengths = [len(literal(operator, argument)) for argument in arguments]
-    return sum(20.0 * 0.7**length if length else 30.0 for length in lengths)
+class _Sought(NamedTuple):
+    """The literals of a leaf, one an argument, and a guess how often it holds where its rule does not.
+
+    Short literals do, and an argument without a literal costs a call for each value.
+    """
+
+    literals: list[str]
+    cost: float
+
+
+def _sought(operator: str, arguments: list[Any]) -> _Sought:
+    literals = [literal(operator, argument) for argument in arguments]
+    return _Sought(literals, sum(20.0 * 0.7 ** len(each) if each else 30.0 for each in literals))
 
 
 class _Gate:
@@ -431,30 +448,38 @@ class _Gate:
     that may spell out an ASCII letter in another way (JSON's escapes, the Kelvin sign, the dotted I) pass as well.
     """
 
+    TOGETHER = 32
+    """Texts a look: what they amount to stays in the processor's cache."""
     _OTHERWISE = (b"\\u00", b"\\/", "\u212a".encode(), "\u0130".encode())
 
     def __init__(self, literals: Iterable[str]) -> None:
         forms = {form for text in literals for form in (text.encode(), orjson.dumps(text)[1:-1].lower())}
         otherwise = [form for form in self._OTHERWISE if form != b"\\/" or any(b"/" in text for text in forms)]
-        patterns = {self._fold(form).tobytes() for form in (*forms, *otherwise)}
-        used = set().union(*patterns)
+        used = {byte | 0x20 for form in (*forms, *otherwise) for byte in form}
         self._separator = next(chr(code) for code in range(0x20) if code | 0x20 not in used)
-        self._search = ahocorasick_rs.BytesAhoCorasick(patterns, ahocorasick_rs.MatchKind.LeftmostFirst)
+        # two automata, because long literals are sought seven times as fast without the short forms among them
+        self._searches = [self._searcher(forms), self._searcher(otherwise)]
+
+    def _searcher(self, forms: Iterable[bytes]) -> Callable[[memoryview], list[tuple[int, int, int]]]:
+        patterns = {self._fold(form).tobytes() for form in forms}
+        found = ahocorasick_rs.BytesAhoCorasick(patterns, ahocorasick_rs.MatchKind.LeftmostFirst)
+        return cast(Callable[[memoryview], list[tuple[int, int, int]]], found.find_matches_as_indexes)
 
     @staticmethod
     def _fold(data: bytes) -> NDArray[np.uint8]:
         return np.frombuffer(data, np.uint8) | np.uint8(0x20)
 
     def __call__(self, codes: list[int], values: Sequence[Value]) -> list[int]:
-        parts = ["\n".join(texts(values[code])) for code in codes]
+        taken = [values[code] for code in codes]
+        parts = [value if isinstance(value, str) else "\n".join(texts(value)) for value in taken]
         joined = self._separator.join(parts)
-        data = joined.encode("utf-8", "replace")
-        lengths = map(len, parts) if joined.isascii() else (len(part.encode("utf-8", "replace")) for part in parts)
-        found = self._search.find_matches_as_indexes(self._fold(data).data)
-        if not found:
+        data = self._fold(joined.encode("utf-8", "replace")).data
+        hits = [start for search in self._searches for _, start, _ in search(data)]
+        if not hits:
             return []
+        lengths = map(len, parts) if joined.isascii() else (len(part.encode("utf-8", "replace")) for part in parts)
         starts = np.cumsum([0, *(length + 1 for length in lengths)])
-        places = np.searchsorted(starts, [start for _, start, _ in found], side="right") - 1
+        places = np.searchsorted(starts, hits, side="right") - 1
         return [codes[place] for place in distinct(places).tolist()]
 
 
@@ -464,9 +489,9 @@ class _Index:
     def __init__(self, column: str) -> None:
         self.column = column
         self.atoms = 0
-        self._equal: dict[str, set[int]] = defaultdict(set)
-        self._within: dict[str, set[tuple[str, int]]] = defaultdict(set)
-        self._tests: dict[tuple[str, str], tuple[Predicate, set[int]]] = {}
+        self._equal: dict[str, list[int]] = defaultdict(list)
+        self._within: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self._tests: dict[tuple[str, str], tuple[Predicate, list[int]]] = {}
         self._automaton: ahocorasick_rs.AhoCorasick | None = None
         self._gate: _Gate | None = None
         self._found: list[list[tuple[str, int]]] = []
@@ -474,18 +499,20 @@ class _Index:
         self._numbers: dict[tuple[int, ...], int] = {(): 0}
         self._known: WeakKeyDictionary[Dictionary, _Codes] = WeakKeyDictionary()
 
-    def add(self, operator: str, argument: Any, rule: int) -> None:
-        self.atoms += 1
-        sought, way = literal(operator, argument), operator.removeprefix("cased ")
-        if way == "equals" and self.column != RAW:
-            self._equal[sought].add(rule)
-        elif sought:
-            self._within[sought].add((way, rule))
-        else:
-            key = operator, repr(argument)
-            if key not in self._tests:
-                self._tests[key] = predicate(operator, [argument]), set()
-            self._tests[key][1].add(rule)
+    def add(self, operator: str, arguments: list[Any], literals: list[str], rule: int) -> None:
+        """Have *rule* looked at for values that pass the test with one of *arguments*."""
+        self.atoms += len(arguments)
+        way = operator.removeprefix("cased ")
+        for argument, sought in zip(arguments, literals, strict=True):
+            if way == "equals" and self.column != RAW:
+                self._equal[sought].append(rule)
+            elif sought:
+                self._within[sought].append((way, rule))
+            else:
+                key = operator, repr(argument)
+                if key not in self._tests:
+                    self._tests[key] = predicate(operator, [argument]), []
+                self._tests[key][1].append(rule)
 
     def groups(self, view: _View) -> tuple[_Codes, list[tuple[int, ...]]]:
         """Return for each row the number of its group of rules (0: none), and the groups."""
@@ -513,7 +540,8 @@ class _Index:
             return codes
         if self._gate is None:
             self._gate = _Gate(self._within)
-        return [code for start in range(0, len(codes), 256) for code in self._gate(codes[start : start + 256], values)]
+        slices = (codes[start : start + _Gate.TOGETHER] for start in range(0, len(codes), _Gate.TOGETHER))
+        return [code for each in slices for code in self._gate(each, values)]
 
     def _table(self, dictionary: Dictionary) -> _Codes:
         """Return group numbers by code, -1 where unknown; the last place is for code -1, the absent value."""
@@ -534,7 +562,7 @@ class _Index:
             self._search(_searchable(text), rules)
         for test, interested in self._tests.values():
             if test(seen):
-                rules |= interested
+                rules.update(interested)
         if not rules:
             return 0
         group = tuple(sorted(rules))
@@ -547,12 +575,12 @@ class _Index:
     def _search(self, text: str, rules: set[int]) -> None:
         found = self._equal.get(text)
         if found:
-            rules |= found
+            rules.update(found)
         if not self._within:
             return
         if self._automaton is None:
             self._automaton = ahocorasick_rs.AhoCorasick(list(self._within))
-            self._found = [sorted(each) for each in self._within.values()]
+            self._found = list(self._within.values())
         for pattern, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
             for way, rule in self._found[pattern]:
                 if way == "startswith":
@@ -569,7 +597,7 @@ class _Index:
 class KindPlan:
     """The rules that can match events of one kind, ready to run."""
 
-    def __init__(self, kind: Kind, sources: Iterable[_Source], tests: Tests, costs: _PerLeaf[float]) -> None:
+    def __init__(self, kind: Kind, sources: Iterable[_Source], tests: Tests, sought: _PerLeaf[_Sought]) -> None:
         bound = {number: condition for source in sources for number, condition in source.bind(kind, tests)}
         self.rules = len(bound)
         self.fields = frozenset(
@@ -579,9 +607,12 @@ class KindPlan:
         self._bound = bound
         self._scans: list[int] = []
         self._indexes: dict[str, _Index] = {}
-        self._plan_index(lambda clause: sum(costs(leaf[2], leaf[3]) for leaf in clause))
+        self._plan_index(sought)
 
-    def _plan_index(self, cost: _Cost) -> None:
+    def _plan_index(self, sought: _PerLeaf[_Sought]) -> None:
+        def cost(clause: _Clause) -> float:
+            return sum(sought(leaf[2], leaf[3]).cost for leaf in clause)
+
         for number, condition in self._bound.items():
             options = clauses(condition, cost)
             if not options:
@@ -591,8 +622,7 @@ class KindPlan:
                 index = self._indexes.get(column)
                 if index is None:
                     index = self._indexes[column] = _Index(column)
-                for argument in arguments:
-                    index.add(operator, argument, number)
+                index.add(operator, arguments, sought(operator, arguments).literals, number)
 
     @property
     def atoms(self) -> int:
@@ -646,7 +676,7 @@ class Engine:
         self.rules = tuple(rules)
         self._plans: dict[Kind, KindPlan] = {}
         self._tests = _PerLeaf(predicate)
-        self._costs = _PerLeaf(_leaf_cost)
+        self._sought = _PerLeaf(_sought)
         by_source: dict[Any, list[tuple[int, Rule]]] = defaultdict(list)
         for number, rule in enumerate(self.rules):
             by_source[rule.logsource].append((number, rule))
@@ -655,7 +685,7 @@ class Engine:
     def plan(self, kind: Kind) -> KindPlan:
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = KindPlan(kind, self._sources, self._tests, self._costs)
+            plan = self._plans[kind] = KindPlan(kind, self._sources, self._tests, self._sought)
         return plan
 
     @property

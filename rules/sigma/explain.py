@@ -8,7 +8,7 @@ from typing import Any
 from agent.model import Explanation, Factor, Value
 from rules.sigma.engine import RAW
 from rules.sigma.parse import Expression, Rule
-from rules.sigma.predicate import ANY, compare_fields, predicate, texts
+from rules.sigma.predicate import ANY, compare_fields, first_hit, predicate
 
 _LONGEST = 512
 """Characters of an observed value that an explanation shows."""
@@ -62,16 +62,13 @@ def _leaf_facts(name: str, operator: str, arguments: list[Any], lookup: Lookup) 
         return [Factor(field, _shown(value), f"{_WORDS[way]} {other}") for other in held] or None
     if not predicate(operator, arguments)(value):
         return None
-    facts = []
-    for argument in arguments:
-        test = predicate(operator, [argument])
-        if operator == "exists":
-            facts += [Factor(field, _shown(value), "is present" if argument else "is absent")] if test(value) else []
-            continue
-        hit = next((text for text in texts(value) if test(text)), None)
-        if hit is not None:
-            facts.append(Factor(field, _shown(hit, str(argument)), _expected(operator, argument)))
-    return facts
+    if operator == "exists":
+        return [Factor(field, _shown(value), "is absent" if value is None else "is present")]
+    return [
+        Factor(field, _shown(text, str(argument)), _expected(operator, argument))
+        for argument in arguments
+        if (text := first_hit(operator, argument, value)) is not None
+    ]
 
 
 def _expected(operator: str, argument: Any) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
@@ -24,8 +25,8 @@ from agent.model import Level, digest
 from rules.sigma.documents import Document, fingerprint, parse_documents, read_files
 from rules.sigma.predicate import ANY, ONE, predicate
 
-ENGINE = "1"
-"""Raise it whenever the compiled form or what pySigma is asked changes: it is part of the cache's key."""
+ENGINE = "2"
+"""Raise it whenever the compiled form changes: it is part of the cache's key, with the version of pySigma."""
 
 Expression: TypeAlias = list[Any]
 
@@ -80,7 +81,8 @@ def load(path: Path, folder: Path | None = None) -> Collection:
     """Return the collection at *path*, compiled anew only if its content is not in *folder* yet."""
     if folder is None:
         return _compile(path)
-    file = folder / f"sigma-{fingerprint(path, ENGINE)}.json"
+    engine = f"{ENGINE} {version('pysigma')}"
+    file = folder / f"sigma-{fingerprint(path, engine)}.json"
     collection = _read_cache(file)
     if collection is None:
         collection = _compile(path)

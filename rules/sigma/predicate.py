@@ -59,6 +59,12 @@ def predicate(operator: str, arguments: Sequence[Any]) -> Predicate:
     return holds
 
 
+def first_hit(operator: str, argument: Any, value: Value | None) -> str | None:
+    """Return the first text of *value* that passes the test with one *argument*."""
+    test = _text_test(operator, (tuple(argument) if isinstance(argument, list) else argument,))
+    return next(filter(test, texts(value)), None)
+
+
 def compare_fields(operator: str, left: Value | None, right: Value | None) -> bool:
     """Say whether ``left operator right`` holds for any of their values; never if one is absent."""
     return any(map(_text_test(operator, tuple(texts(right))), texts(left)))

@@ -61,6 +61,8 @@ def run(command: list[str], out: Path) -> dict[str, float]:
     if process.returncode not in (0, 1):
         raise SystemExit(f"{command[0]} ended with {process.returncode}")
     cpu = usage.ru_utime + usage.ru_stime
+    if not out.stat().st_size:  # code 1 is "found something" and also how Python ends on an error
+        raise SystemExit(f"{command[0]} printed no match: it failed, and its time means nothing")
     return {"cpu_s": cpu, "peak_mb": usage.ru_maxrss / 1024, "lines": out.read_bytes().count(b"\n")}
 
 

@@ -218,6 +218,19 @@ def test_keywords_are_sought_in_the_values_of_json_and_not_in_its_names() -> Non
     assert keyword_rows([r'{"a": "\u0065vil"}', r'{"a": "c:\u005cdir"}', "{broken evil"]) == [0, 1, 2]
 
 
+def test_keywords_are_found_however_their_letters_are_written() -> None:
+    """Letters whose lower case is ASCII, and texts with more characters than bytes before them, hide nothing."""
+    assert keyword_rows(["x", "ev\u0130l", "é" * 50 + "EVIL", "\u0130evil", "EV\u0131L"]) == [2, 3]
+    kelvin = "{keywords: [kiwi], condition: keywords}"
+    assert matching_rows(kelvin, [{"event.original": text} for text in ["\u212aiwi", "iwi"]]) == [0]
+
+
+def test_every_one_of_many_raw_texts_is_judged_by_itself() -> None:
+    """Texts are searched together, and no hit is given to a neighbour."""
+    texts = [("evil" if number % 37 == 0 else "good") + " é" * (number % 5) for number in range(300)]
+    assert keyword_rows(texts) == list(range(0, 300, 37))
+
+
 def test_all_keywords_must_be_there() -> None:
     """``|all`` wants each of them, in any value."""
     detection = "{keywords: {'|all': [one, two]}, condition: keywords}"
