@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import structlog
 
@@ -34,6 +34,7 @@ from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, drain, process, run_cycle
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
@@ -62,19 +63,22 @@ def build_pipeline(configuration: Configuration, locator: Locator, stream: Strea
 def build_source(configuration: Configuration, locator: Locator, name: str) -> Source:
     section = configuration.sources[name]
     with _at(locator("sources", name)):
-        make = plugins.connector(section.type).source
-        if make is None:
-            raise ConfigError(f"sources.{name}: connector {section.type!r} has no source")
-        return make(name, section.options)
+        return _made(plugins.connector(section.type).source, section.type, "source")(name, section.options)
 
 
 def build_sink(configuration: Configuration, locator: Locator, name: str) -> Sink:
     section = configuration.sinks[name]
     with _at(locator("sinks", name)):
-        make = plugins.connector(section.type).sink
-        if make is None:
-            raise ConfigError(f"sinks.{name}: connector {section.type!r} has no sink")
-        return make(name, section.options)
+        return _made(plugins.connector(section.type).sink, section.type, "sink")(name, section.options)
+
+
+def build_stream(configuration: Configuration, locator: Locator, id: str, store: Store) -> Stream:
+    """Make the stream *id*, standing where *store* says; its source is not open yet."""
+    section = configuration.streams[id]
+    pipeline = build_pipeline(configuration, locator, section, store.folder / "cache")
+    source = build_source(configuration, locator, section.source)
+    cursor, state = store.load(id)
+    return Stream(id, source, pipeline, build_judge(configuration, id, pipeline), cursor, state)
 
 
 def build_judge(configuration: Configuration, stream: str, pipeline: Pipeline) -> Judge:
@@ -92,6 +96,12 @@ def _detector(configuration: Configuration, locator: Locator, name: str, cache: 
     section = configuration.detectors[name]
     with _at(locator("detectors", name)):
         return plugins.detector(section.type)(name, section.options, cache)
+
+
+def _made(make: T | None, connector: str, what: str) -> T:
+    if make is None:
+        raise ConfigError(f"connector {connector!r} has no {what}")
+    return make
 
 
 class _at:  # noqa: N801
@@ -193,12 +203,9 @@ class Service:
 
     def _build_streams(self) -> None:
         for id, section in self._configuration.streams.items():
-            pipeline = build_pipeline(self._configuration, self._locator, section, self._data / "cache")
-            judge = build_judge(self._configuration, id, pipeline)
-            source = build_source(self._configuration, self._locator, section.source)
-            cursor, state = self._store.load(id)
-            self._runners.append(_Runner(Stream(id, source, pipeline, judge, cursor, state), section))
-            for name, plan in pipeline.plan()["detectors"].items():
+            stream = build_stream(self._configuration, self._locator, id, self._store)
+            self._runners.append(_Runner(stream, section))
+            for name, plan in stream.pipeline.plan()["detectors"].items():
                 refused = plan.get("refused", [])
                 for reason in refused:
                     log.warning("refused", stream=id, detector=name, reason=reason)

@@ -61,23 +61,18 @@ def retry(config: Config = CONFIG, data: Data = DATA) -> None:
 
 def _retry_here(config: Config, data: Data) -> int:
     from agent.config import load
-    from agent.service import build_judge, build_pipeline, build_source, retry_dead_letters
+    from agent.service import build_stream, retry_dead_letters
     from agent.store import Reader, Store
-    from agent.stream import Stream
 
     configuration, locator = load(config)
     store = Store(data)
     try:
         done = 0
         for name, section in configuration.streams.items():
-            pipeline = build_pipeline(configuration, locator, section, data / "cache")
-            source = build_source(configuration, locator, section.source)
-            cursor, state = store.load(name)
-            judge = build_judge(configuration, name, pipeline)
+            stream = build_stream(configuration, locator, name, store)
             with Reader(data) as reader:
-                stream = Stream(name, source, pipeline, judge, cursor, state)
                 done += retry_dead_letters(stream, store, reader, sinks=section.sinks)
-            source.close()
+            stream.source.close()
         return done
     finally:
         store.close()

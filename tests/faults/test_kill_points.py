@@ -24,8 +24,8 @@ def test_nothing_is_lost_doubled_or_unscored(tmp_path: Path, record_property: ob
 
 def test_the_comparison_sees_losses_and_doubles() -> None:
     """The judge is no rubber stamp."""
-    golden = Left(("a", "b"), ("a", "b"), (), {"received": 2}, "set")
+    golden = Left(("a", "b"), ("a", "b"), (), {"received": 2})
     assert judge(golden, golden) == []
-    assert judge(golden, Left(("a",), ("a", "b"), (), {"received": 2}, "set"))
-    assert judge(golden, Left(("a", "b"), ("a", "a", "b"), (), {"received": 2}, "set"))
-    assert judge(golden, Left(("a", "b"), ("a", "b"), ("x",), {"received": 3}, "set"))
+    assert judge(golden, Left(("a",), ("a", "b"), (), {"received": 2}))
+    assert judge(golden, Left(("a", "b"), ("a", "a", "b"), (), {"received": 2}))
+    assert judge(golden, Left(("a", "b"), ("a", "b"), ("x",), {"received": 3}))
