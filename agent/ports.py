@@ -57,6 +57,42 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `vedette setup` did or `vedette doctor` looked at: what is so, and what to do about it."""
+
+    name: str
+    state: Literal["ok", "changed", "warning", "failed"]
+    detail: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class Examinable(Protocol):
+    """A source or sink that can say what is wrong with its upstream. Never raises for what it finds."""
+
+    def examine(self) -> Iterator[Check]: ...
+
+
+@runtime_checkable
+class Installable(Protocol):
+    """A sink whose target needs templates or the like. The instance need not be open."""
+
+    def install(self, fields: Mapping[str, str]) -> Iterator[Check]:
+        """Install or update what the target needs, step by step; *fields* are the ECS fields with their types.
+
+        A second run changes nothing and says so. RetryableError or ConfigError where a step cannot be done.
+        """
+
+
+@runtime_checkable
+class Privileged(Protocol):
+    """A source or sink that needs privileges at its upstream."""
+
+    def roles(self) -> Mapping[str, Any]:
+        """Return the least privileges, by role name, as the body that the upstream's own API takes."""
+
+
 class StateView(Protocol):
     """One operator's keyed state inside the running batch: reads see its own writes, all is discarded on an error.
 
