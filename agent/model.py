@@ -45,6 +45,10 @@ def digest(*parts: str | int) -> str:
 # --- what a source gives ----------------------------------------------------------------------------------------------
 
 
+DOCUMENT = "document"
+"""The format of a record that is a SIEM's stored document: its `event.original` is a field like any other."""
+
+
 class Reference(NamedTuple):
     """Where one record lies: enough to name it (identity), to fetch it again and to read it (format)."""
 
@@ -53,10 +57,11 @@ class Reference(NamedTuple):
     key: int | str
     path: str = ""
     format: str = ""
+    lineage: str = ""
 
     @property
     def identity(self) -> Identity:
-        return digest(self.source, self.partition, self.key)
+        return digest(self.source, self.lineage or self.partition, self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class Chunk:
     *keys* are positions in the partition (an offset in bytes, a record number, a document id), one for each of *raw*.
     *raw* holds records as they came: bytes that the format's decoder reads, or a mapping that is decoded already.
     *faults* names records that the source itself found unusable (index in *raw* -> reason); *raw* then holds what there
-    is of them, cut to the source's bound.
+    is of them, cut to the source's bound. *lineage* names the records' home where that outlives the partition: a copy
+    of an index keeps the lineage of the original, so that its documents keep their identity.
     """
 
     partition: str
@@ -75,6 +81,17 @@ class Chunk:
     keys: Sequence[int | str]
     raw: Sequence[bytes | Mapping[str, Any]]
     faults: Mapping[int, str] = field(default_factory=dict)
+    lineage: str = ""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something that a source must put on record: what happened, where, and what follows. *lost*: events are gone."""
+
+    action: str
+    place: str
+    text: str
+    lost: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,8 @@ class Records:
     """One fetch: chunks in reading order, the cursor that stands behind them, and when they were read.
 
     *unread* names the partitions that still hold events after this fetch: they hold the watermark back. A name may
-    stand for partitions that the source has not looked into yet.
+    stand for partitions that the source has not looked into yet. *projected*: the records hold only the fields asked
+    for. *counts* are the source's numbers for the books.
     """
 
     source: str
@@ -90,6 +108,9 @@ class Records:
     cursor: Cursor
     as_of: Timestamp
     unread: frozenset[str] = frozenset()
+    projected: bool = False
+    notices: tuple[Notice, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -105,7 +126,7 @@ class Records:
 
     def reference(self, index: int) -> Reference:
         chunk, place = self.locate(index)
-        return Reference(self.source, chunk.partition, chunk.keys[place], chunk.path, chunk.format)
+        return Reference(self.source, chunk.partition, chunk.keys[place], chunk.path, chunk.format, chunk.lineage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +290,8 @@ class Batch:
 # --- what detectors say -----------------------------------------------------------------------------------------------
 
 Level: TypeAlias = Literal["informational", "low", "medium", "high", "critical"]
+Revision: TypeAlias = Literal["fired", "settled"]
+"""What was known when an alert fired; and, where it came to differ, when its window closed."""
 
 
 @dataclass(frozen=True)
@@ -321,7 +344,8 @@ class Finding:
     *entity* are field-value pairs; *window* is [start, end) in event time, or None for a statement about the events in
     *evidence* themselves; *key* tells apart statements of one detector about one entity and window. *row* is the row of
     the batch at hand when the finding is about one of its rows; *fields* keeps what is known of events that are not at
-    hand any more.
+    hand any more. *revision* is ``settled`` when the window that an earlier finding was about has closed: it is kept if
+    there is such an alert and it says something else by now.
     """
 
     detector: Description
@@ -334,6 +358,7 @@ class Finding:
     score: float | None = None
     row: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    revision: Revision = "fired"
 
 
 # --- what leaves ------------------------------------------------------------------------------------------------------
@@ -350,11 +375,15 @@ class Alert:
     time: Timestamp
     document: Mapping[str, Any]
     deliver: bool = True
+    revision: Revision = "fired"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document offered to a sink. *repeat* is true if it may have been offered before (restart, retry)."""
+    """One document offered to a sink: a revision of an alert, never changed once it is written.
+
+    *repeat* is true if it may have been offered before (restart, retry).
+    """
 
     id: str
     body: bytes

@@ -409,7 +409,10 @@ def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: S
     letters = [one for one in reader.dead_letters() if one["stream"] == stream.id and one["raw"] is not None]
     if not letters:
         return 0
-    chunks = tuple(Chunk(one["partition"], one["path"], one["format"], (one["key"],), (one["raw"],)) for one in letters)
+    chunks = tuple(
+        Chunk(one["partition"], one["path"], one["format"], (one["key"],), (one["raw"],), lineage=one["lineage"])
+        for one in letters
+    )
     records = Records(letters[0]["source"], chunks, stream.cursor or {}, clock(), unread=_NOT_THE_END)
     identities = {one["identity"] for one in letters}
     process(stream, store, records, sinks=sinks, released=sorted(identities))

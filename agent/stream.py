@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from agent.alerting import Judge
-from agent.alerting.judge import OPERATOR
+from agent.alerting.judge import OPERATOR, document_id
 from agent.model import Cursor, Document, Records, Timestamp
 from agent.pipeline import Pipeline
 from agent.ports import Sink, Source
@@ -70,7 +70,8 @@ def process(
         spilled=spilled,
         dead=found.dead,
         released=[one for one in released if one not in still_dead],
-        counts=found.counts,
+        counts={**found.counts, **records.counts},
+        events=[(one.action, {"place": one.place, "text": one.text}) for one in records.notices],
     )
     if not records.chunks and records.cursor == stream.cursor and not alerts and not commit.changes.deltas:
         return 0
@@ -83,6 +84,6 @@ def drain(sink: Sink, store: Store, reader: Reader, *, limit: int, now: Timestam
     """Offer waiting documents to *sink*; settle each by its own outcome; return how many were offered."""
     waiting = store.waiting(reader, sink.id, limit, now)
     if waiting:
-        documents = [Document(item.id, item.body, item.repeat) for item in waiting]
+        documents = [Document(document_id(item.id, item.revision), item.body, item.repeat) for item in waiting]
         store.settle(sink.id, zip(waiting, sink.write(documents), strict=True), now)
     return len(waiting)

@@ -50,7 +50,7 @@ def build(
         start = end = finding.time
     categories = [one for one in _list(event.get("category")) if one != "intrusion_detection"]
     event |= {
-        "kind": "alert",
+        "kind": "alert" if finding.revision == "fired" else "event",
         "category": ["intrusion_detection", *categories],
         "type": ["info"],
         "id": id,
@@ -107,6 +107,7 @@ def _own(finding: Finding, tenant: str, stream: str, partial: bool, cut: int) ->
     why = finding.explanation
     own: dict[str, Any] = {
         "trust": "local",
+        "revision": finding.revision,
         "tenant": tenant,
         "stream": stream,
         "detector": finding.detector.kind,

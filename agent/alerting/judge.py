@@ -11,6 +11,7 @@ import orjson
 from agent.alerting import document
 from agent.errors import RecordError
 from agent.model import (
+    DOCUMENT,
     SECOND,
     Alert,
     Batch,
@@ -19,11 +20,14 @@ from agent.model import (
     Explanation,
     Factor,
     Finding,
+    Notice,
     Reference,
+    Revision,
     Timestamp,
     digest,
 )
 from agent.normalise import Normaliser
+from agent.normalise.decode import original_of
 from agent.ports import StateView
 
 OPERATOR = "vedette.alerting"
@@ -50,6 +54,14 @@ QUARANTINE = Description(
     description="Records of this log could not be read; only raw-text rules saw them: 'vedette deadletter list'.",
     author="Vedette",
 )
+LOSS = Description(
+    id="vedette.loss",
+    title="Events lost before they were read",
+    kind="quality",
+    level="high",
+    description="Logs were deleted at their source before Vedette had read them all: no rule has seen what was left.",
+    author="Vedette",
+)
 STORM = Description(
     id="vedette.storm",
     title="Alert storm",
@@ -70,6 +82,11 @@ def alert_id(tenant: str, finding: Finding, suppression: Suppression | None = No
     return digest("events", tenant, rule, _entity(finding), *sorted(e.identity for e in finding.evidence), finding.key)
 
 
+def document_id(alert: str, revision: Revision) -> str:
+    """Return the id under which a revision of an alert is written to a SIEM."""
+    return digest(alert, revision)
+
+
 def quarantine_finding(letter: DeadLetter) -> Finding:
     """Return the data-quality finding that a dead letter makes: one for each partition, however many letters."""
     where = letter.reference
@@ -83,6 +100,18 @@ def quarantine_finding(letter: DeadLetter) -> Finding:
         explanation=Explanation(
             f"{where.path} at {where.key}: {letter.reason}", (Factor("reason", letter.reason, "readable"),)
         ),
+    )
+
+
+def loss_finding(notice: Notice, as_of: Timestamp) -> Finding:
+    """Return the data-quality finding that a loss at the source makes."""
+    return Finding(
+        detector=LOSS,
+        time=as_of,
+        evidence=(),
+        entity=(("log.source", notice.place),),
+        window=document.ALWAYS,
+        explanation=Explanation(notice.text, (Factor("unread", notice.text, "none"),)),
     )
 
 
@@ -112,27 +141,33 @@ class Judge:
     ) -> list[Alert]:
         """Return one alert for each finding, those past the cap marked as not to be delivered.
 
-        *fetch* gets whole records of evidence that is not in *batch*, in one call.
+        *fetch* gets whole records of evidence that *batch* does not hold, or not whole, in one call.
         """
-        everything = [*findings, *_once_a_partition(dead)]
-        raws = _at_hand(findings, dead, batch)
-        missing = {one.evidence[0] for one in everything if one.evidence} - raws.keys()
-        if missing:
-            raws |= fetch(sorted(missing, key=str))
+        records = batch.records
+        lost = [loss_finding(notice, records.as_of) for notice in records.notices if notice.lost]
+        everything = [*findings, *_once_a_partition(dead), *lost]
+        at_hand = _at_hand(findings, dead, batch)
+        wanted = {one.evidence[0] for one in everything if one.evidence}
+        missing = wanted if records.projected else wanted - at_hand.keys()
+        whole = dict(fetch(sorted(missing, key=str))) if missing else {}
+        if not records.projected:
+            whole |= at_hand
         alerts: list[Alert] = []
         for finding in everything:
-            source, partial = self._source(finding, raws, batch.records.as_of)
-            alerts.extend(self._alerts(finding, source, partial, batch.records.as_of, state))
+            source, partial = self._source(finding, whole, at_hand, records.as_of)
+            seen = source
+            if records.projected and finding.evidence and finding.evidence[0] in at_hand:
+                seen, _ = self._source(finding, at_hand, at_hand, records.as_of)
+            alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records.as_of, state))
         return alerts
 
     def _alerts(
-        self, finding: Finding, source: Mapping[str, Any], partial: bool, as_of: Timestamp, state: StateView
+        self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, as_of: Timestamp, state: StateView
     ) -> list[Alert]:
-        id = self._id(finding, source)
-        deliver, storm = self._let_out(finding, state)
+        deliver, storm = self._let_out(finding, state) if finding.revision == "fired" else (True, None)
         body = self._build(finding, id, source, as_of, partial)
         about = finding.detector
-        alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver)]
+        alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver, finding.revision)]
         if storm is not None:
             storm_id = alert_id(self._tenant, storm)
             body = self._build(storm, storm_id, {}, as_of, False)
@@ -147,6 +182,7 @@ class Judge:
         )
 
     def _id(self, finding: Finding, source: Mapping[str, Any]) -> str:
+        """Return the alert's id. *source* is what was evaluated: whether the rest can still be had must not matter."""
         suppression = self._suppressions.get(finding.detector.id)
         values = [str(_lookup(source, name)) for name in suppression.by] if suppression else []
         return alert_id(self._tenant, finding, suppression, values)
@@ -165,21 +201,25 @@ class Judge:
         return False, _storm(finding, hour, self._cap) if number == self._cap + 1 else None
 
     def _source(
-        self, finding: Finding, raws: Mapping[Reference, _Raw], as_of: Timestamp
+        self, finding: Finding, whole: Mapping[Reference, _Raw], at_hand: Mapping[Reference, _Raw], as_of: Timestamp
     ) -> tuple[dict[str, Any], bool]:
-        """Return the full document of the finding's first evidence, else what the finding itself knows (partial)."""
+        """Return the full document of the finding's first evidence, else what is known of it (partial)."""
+        reference = finding.evidence[0] if finding.evidence else None
+        if reference is not None and reference in whole:
+            return self._full(reference, whole[reference], as_of), False
+        if reference is not None and reference in at_hand:
+            return self._full(reference, at_hand[reference], as_of), True
         known = {name: value for name, value in finding.fields.items() if not name.startswith("vedette.")}
-        if not finding.evidence or finding.evidence[0] not in raws:
-            return nest({**known, **dict(finding.entity)}), bool(finding.evidence)
-        reference = finding.evidence[0]
-        return self._full(reference, raws[reference], as_of), False
+        return nest({**known, **dict(finding.entity)}), reference is not None
 
     def _full(self, reference: Reference, raw: _Raw, as_of: Timestamp) -> dict[str, Any]:
-        original = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else orjson.dumps(raw, default=str).decode()
+        original = original_of(reference.format, raw)
         try:
             full = self._normaliser.document(reference.format, raw, as_of=as_of)
         except RecordError:
             full = {}
+        if reference.format == DOCUMENT:
+            return {**full, "event": {**(full.get("event") or {}), **({"original": original} if original else {})}}
         log = full.get("log") or {}
         offset = {"offset": reference.key} if isinstance(reference.key, int) else {}
         return {

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from agent.errors import RecordError
+from agent.model import DOCUMENT
 
 Raw: TypeAlias = bytes | Mapping[str, Any]
 Decoded: TypeAlias = dict[str, Any] | RecordError
@@ -25,6 +26,8 @@ _CONTAINERS = frozenset({dict, list})
 
 def decode_json(raws: Sequence[Raw]) -> list[Decoded]:
     """Decode records that are one JSON object each."""
+    if raws and raws[0].__class__ is dict:
+        return [value if _is_flat(value) else _checked(value) for value in map(_load, raws)]
     try:
         values = list(map(orjson.loads, raws))  # type: ignore[arg-type]
     except ValueError:
@@ -40,6 +43,16 @@ def decode_each(raws: Sequence[Raw], read: Callable[[bytes], dict[str, Any]]) ->
 def text_of(raw: Raw) -> str:
     """Return a record as text, whatever it is: undecodable bytes are replaced."""
     return (raw if isinstance(raw, bytes) else dump(raw)).decode("utf-8", "replace")
+
+
+def original_of(format: str, raw: Raw) -> str | None:
+    """Return the event as it was before anybody read it: the record itself, of a stored document what it kept."""
+    if format != DOCUMENT or isinstance(raw, bytes):
+        return text_of(raw)
+    event = raw.get("event")
+    kept = event.get("original") if isinstance(event, Mapping) else None
+    kept = raw.get("event.original") if kept is None else kept
+    return kept if isinstance(kept, str) else None
 
 
 def dump(value: Any) -> bytes:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import RecordError
-from agent.model import NO_TIME, SECOND, UNPARSED, Batch, Chunk, Column, DeadLetter, Kind, Records, Timestamp
+from agent.model import DOCUMENT, NO_TIME, SECOND, UNPARSED, Batch, Chunk, Column, DeadLetter, Kind, Records, Timestamp
 from agent.normalise import clock
 from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool
-from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
+from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, original_of, text_of
 from agent.normalise.document import build
 from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted
 from agent.normalise.lines import line_reader
@@ -30,7 +30,14 @@ FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
 
 _BLOCK = 256
-_FORMATS = {"json": "json", "evtx": "json", "cloudtrail": "json", "syslog": "syslog", "access": "access"}
+_FORMATS = {
+    "json": "json",
+    DOCUMENT: "json",
+    "evtx": "json",
+    "cloudtrail": "json",
+    "syslog": "syslog",
+    "access": "access",
+}
 """Format of a chunk -> format of the mappings that read it."""
 
 
@@ -101,10 +108,17 @@ class Normaliser:
                 route = self._routes.find(_FORMATS[chunk.format], record)
                 routed.setdefault(route, []).append(place)
         for route, places in routed.items():
-            self._strip(work, route, decoded, raws, places, first_row)
+            self._strip(work, route, chunk.format, decoded, raws, places, first_row)
 
     def _strip(
-        self, work: _Work, route: Route, decoded: list[Any], raws: Sequence[Raw], places: list[int], first_row: int
+        self,
+        work: _Work,
+        route: Route,
+        format: str,
+        decoded: list[Any],
+        raws: Sequence[Raw],
+        places: list[int],
+        first_row: int,
     ) -> None:
         """Pile up what is wanted of the records at *places*, all of one shape."""
         frame = Frame([decoded[place] for place in places])
@@ -119,7 +133,7 @@ class Normaliser:
             for values, paths in zip(pile.values, group.reads, strict=True):
                 values.extend(part.column(paths))
             if group.wants_original:
-                pile.originals += [text_of(raws[place]) for place in members]
+                pile.originals += [original_of(format, raws[place]) for place in members]
 
     def _quarantine(self, work: _Work, row: int, raw: Raw, reason: str) -> None:
         data = raw if isinstance(raw, bytes) else dump(raw)
@@ -133,7 +147,7 @@ class _Pile:
     def __init__(self, group: Group) -> None:
         self.rows: list[int] = []
         self.values: list[list[Any]] = [[] for _ in group.reads]
-        self.originals: list[str] = []
+        self.originals: list[str | None] = []
 
 
 class _Work:

@@ -15,7 +15,8 @@ from agent.model import Cursor
 
 _ALERTS = """
     SELECT number, id, stream, rule_id, title, level, time, created, deliver, repeats, acked, acked_by, verdict, note,
-           document
+           coalesce((SELECT document FROM alert AS newer WHERE newer.id = alert.id AND newer.revision = 'settled'),
+                    document)
     FROM alert
 """
 ALERT_COLUMNS = ("number", "id", "stream", "rule_id", "title", "level", "time", "created", "deliver", "repeats",
@@ -69,8 +70,8 @@ class Reader:
         self, *, id: str | None = None, rule: str | None = None, min_level: str | None = None,
         since: int | None = None, open_only: bool = False, limit: int = -1,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Yield stored alerts, oldest evidence first, with *document* decoded; *id* may be a unique beginning."""
-        wanted: list[tuple[str, Any]] = []
+        """Yield stored alerts, oldest evidence first, with the newest *document*; *id* may be a unique beginning."""
+        wanted: list[tuple[str, Any]] = [("revision = ?", "fired")]
         if id is not None:
             wanted.append(("id >= ?", id))
             wanted.append(("id < ?", id + "g"))
@@ -83,7 +84,7 @@ class Reader:
             wanted.append(("instr(?, '|' || level || '|')", f"|{'|'.join(levels)}|"))
         if open_only:
             wanted.append(("acked IS ?", None))
-        where = f"WHERE {' AND '.join(condition for condition, _ in wanted)}" if wanted else ""
+        where = f"WHERE {' AND '.join(condition for condition, _ in wanted)}"
         sql = f"{_ALERTS} {where} ORDER BY time, number LIMIT ?"
         for row in self._connection.execute(sql, (*(value for _, value in wanted), limit)):
             alert = dict(zip(ALERT_COLUMNS, row, strict=True))
@@ -92,7 +93,7 @@ class Reader:
 
     def dead_letters(self, limit: int = -1) -> Iterator[dict[str, Any]]:
         """Yield dead letters, oldest first; *raw* is None where only its digest is kept."""
-        names = "identity, stream, source, partition, path, key, format, reason, time, size, digest, raw"
+        names = "identity, stream, source, partition, path, key, format, lineage, reason, time, size, digest, raw"
         sql = f"SELECT {names} FROM dead_letter ORDER BY time, identity LIMIT ?"  # noqa: S608
         for row in self._connection.execute(sql, (limit,)):
             letter = dict(zip(names.split(", "), row, strict=True))

@@ -1,4 +1,4 @@
--- Version 1. Times are microseconds since 1970 UTC; documents are JSON.
+-- Version 2. Times are microseconds since 1970 UTC; documents are JSON.
 
 CREATE TABLE stream (
     id TEXT PRIMARY KEY,
@@ -32,10 +32,11 @@ CREATE TABLE state_delta (
     PRIMARY KEY (stream, sequence, operator)
 );
 
--- The embedded alert store. `repeats` counts findings that came to an id already stored.
+-- The embedded alert store: one row a revision. `repeats` counts findings that came to a row already stored.
 CREATE TABLE alert (
     number INTEGER PRIMARY KEY,
-    id TEXT NOT NULL UNIQUE,
+    id TEXT NOT NULL,
+    revision TEXT NOT NULL,
     stream TEXT NOT NULL,
     rule_id TEXT NOT NULL,
     title TEXT NOT NULL,
@@ -49,7 +50,8 @@ CREATE TABLE alert (
     verdict TEXT,
     note TEXT,
     bytes INTEGER NOT NULL,
-    document BLOB NOT NULL
+    document BLOB NOT NULL,
+    UNIQUE (id, revision)
 );
 CREATE INDEX alert_time ON alert (time);
 CREATE INDEX alert_rule ON alert (rule_id, time);
@@ -74,6 +76,7 @@ CREATE TABLE dead_letter (
     path TEXT NOT NULL,
     key BLOB NOT NULL,
     format TEXT NOT NULL,
+    lineage TEXT NOT NULL,
     reason TEXT NOT NULL,
     time INTEGER NOT NULL,
     size INTEGER NOT NULL,

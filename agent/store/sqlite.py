@@ -19,11 +19,11 @@ import apsw
 import orjson
 
 from agent.errors import ConfigError, RetryableError, VedetteError
-from agent.model import SECOND, Alert, Cursor, DeadLetter, Outcome, Timestamp, digest
+from agent.model import SECOND, Alert, Cursor, DeadLetter, Outcome, Revision, Timestamp, digest
 from agent.state import Changes, State, StoredDelta, StoredPart
 from agent.store.reader import Reader
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE = "vedette.db"
 _BACKOFF_CAP_S = 300.0
 _GROUP = 64
@@ -82,6 +82,7 @@ class Waiting:
 
     number: int
     id: str
+    revision: Revision
     body: bytes
     attempts: int
     repeat: bool
@@ -130,8 +131,10 @@ class Store:
         """Return up to *limit* documents that *sink* should be offered now, oldest first."""
         rows = reader.rows(_WAITING, sink, now, limit)
         found = [
-            Waiting(number, id, body, attempts, attempts > 0 or number <= self._boot or number in self._offered)
-            for number, id, body, attempts in rows
+            Waiting(
+                number, id, revision, body, attempts, attempts > 0 or number <= self._boot or number in self._offered
+            )
+            for number, id, revision, body, attempts in rows
         ]
         self._offered.update(item.number for item in found)
         return found
@@ -248,7 +251,7 @@ class Store:
         reference, raw = letter.reference, letter.raw
         cut = self._dead_bytes + len(raw) > self._dead_letter_bytes
         connection.execute(
-            "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 reference.identity,
                 stream,
@@ -257,6 +260,7 @@ class Store:
                 reference.path,
                 orjson.dumps(reference.key),
                 reference.format,
+                reference.lineage,
                 letter.reason,
                 letter.time,
                 len(raw),
@@ -271,7 +275,7 @@ class Store:
 _PARTS = "SELECT operator, part, sequence, block FROM state_part WHERE stream = ?"
 _DELTAS = "SELECT operator, sequence, block FROM state_delta WHERE stream = ? ORDER BY sequence"
 _WAITING = """
-    SELECT outbox.number, alert.id, alert.document, outbox.attempts
+    SELECT outbox.number, alert.id, alert.revision, alert.document, outbox.attempts
     FROM outbox JOIN alert ON alert.number = outbox.alert
     WHERE outbox.sink = ? AND outbox.refused IS NULL AND outbox.not_before <= ?
     ORDER BY outbox.number LIMIT ?
@@ -313,7 +317,8 @@ def _open(path: Path) -> apsw.Connection:
             connection.pragma("user_version", SCHEMA_VERSION)
     elif version != SCHEMA_VERSION:
         raise ConfigError(
-            f"{path}: store version {version}, this Vedette reads {SCHEMA_VERSION}; install the newer one"
+            f"{path}: store version {version}, this Vedette reads {SCHEMA_VERSION}; use the Vedette that wrote it, or"
+            " another --data"
         )
     return connection
 
@@ -332,16 +337,20 @@ def _store_changes(connection: apsw.Connection, stream: str, changes: Changes) -
 
 
 def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> bool:
-    """Store *alert* and queue it for the sinks, unless its id is known; return whether it is new."""
+    """Store *alert* and queue it for the sinks, unless it is known; return whether it is new."""
+    if alert.revision == "settled" and not _says_more(connection, alert):
+        return False
     document = orjson.dumps(alert.document)
-    columns = "id, stream, rule_id, title, level, time, created, deliver, bytes, document"
-    values = (alert.id, commit.stream, alert.rule_id, alert.title, alert.level, alert.time, commit.as_of, alert.deliver)
+    columns = "id, revision, stream, rule_id, title, level, time, created, deliver, bytes, document"
+    about = (alert.id, alert.revision, commit.stream, alert.rule_id, alert.title, alert.level, alert.time)
     connection.execute(
-        f"INSERT OR IGNORE INTO alert ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        (*values, len(document), document),
+        f"INSERT OR IGNORE INTO alert ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (*about, commit.as_of, alert.deliver, len(document), document),
     )
     if not connection.changes():
-        connection.execute("UPDATE alert SET repeats = repeats + 1 WHERE id = ?", (alert.id,))
+        connection.execute(
+            "UPDATE alert SET repeats = repeats + 1 WHERE id = ? AND revision = ?", (alert.id, alert.revision)
+        )
         return False
     if alert.deliver:
         number = connection.last_insert_rowid()
@@ -349,6 +358,17 @@ def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> b
             "INSERT INTO outbox (sink, alert) VALUES (?, ?)", [(sink, number) for sink in commit.sinks]
         )
     return True
+
+
+def _says_more(connection: apsw.Connection, alert: Alert) -> bool:
+    """Say whether a settled *alert* differs in reason, explanation or evidence from what fired."""
+    fired = connection.execute("SELECT document FROM alert WHERE id = ? AND revision = 'fired'", (alert.id,)).get
+    return fired is not None and _substance(orjson.loads(fired)) != _substance(alert.document)
+
+
+def _substance(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    own = document["vedette"]
+    return document["event"]["reason"], own["explain"], own["evidence"]
 
 
 def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Waiting, Outcome]], now: Timestamp) -> None:

@@ -65,7 +65,7 @@ class Daemon:
 
     def delivered(self) -> list[str]:
         out = self.folder / "out.ndjson"
-        return [json.loads(line)["_id"] for line in out.read_text().splitlines()] if out.exists() else []
+        return [json.loads(line)["event"]["id"] for line in out.read_text().splitlines()] if out.exists() else []
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*VEDETTE, *words, "-d", str(self.data)], capture_output=True, text=True, check=False)

@@ -10,6 +10,7 @@ import orjson
 from agent.alerting import Judge, Suppression, alert_id
 from agent.alerting.judge import OPERATOR
 from agent.model import (
+    DOCUMENT,
     NO_TIME,
     SECOND,
     UNPARSED,
@@ -20,6 +21,7 @@ from agent.model import (
     Factor,
     Finding,
     Kind,
+    Notice,
     Records,
     Reference,
     Timestamp,
@@ -188,3 +190,46 @@ def test_one_quality_alert_a_partition() -> None:
     assert [alert.rule_id for alert in alerts] == ["every", "vedette.quarantine"]
     again = judged(pipeline, records(b"{", partition="p"), transaction)
     assert alerts[1].id == again[0].id
+
+
+def document_records(*raws: dict[str, Any], **more: Any) -> Records:
+    chunk = Chunk("uuid/0", "logs-1", DOCUMENT, [f"id{number}" for number in range(len(raws))], raws, lineage="uuid")
+    return Records("siem", (chunk,), {}, NOW, projected=True, **more)
+
+
+def judged(given: Records, fetched: Mapping[Reference, Any], **more: Any) -> list[Any]:
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=None, **more)
+    found = pipeline.evaluate(given, transaction)
+    return judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: fetched)
+
+
+def test_of_projected_records_the_alert_shows_the_whole_one_or_says_that_it_is_partial() -> None:
+    """The alert's id comes from what was evaluated, whether or not the whole record can still be had."""
+    raw = {"@timestamp": "2026-01-01T00:00:00Z", "ecs": {"version": "8.0.0"}, "user": {"name": "ann"}}
+    given = document_records(raw)
+    by_user = {"every": Suppression(("user.name",), 60)}
+    whole = {given.reference(0): {**raw, "user": {"name": "changed since"}, "event": {"original": "the line"}}}
+    [full], [partial] = judged(given, whole, suppressions=by_user), judged(given, {}, suppressions=by_user)
+    assert full.id == partial.id
+    assert full.document["event"]["original"] == "the line"
+    assert "log" not in full.document
+    assert full.document["vedette"]["evidence"]["state"] == "complete"
+    assert partial.document["user"]["name"] == "ann"
+    assert "original" not in partial.document["event"]
+    assert partial.document["vedette"]["evidence"]["state"] == "partial"
+
+
+def test_a_document_keeps_its_identity_in_a_copy_of_its_index() -> None:
+    """Identity is source, lineage and document id; the shard that holds it does not matter."""
+    here = Reference("siem", "uuid/0", "id", "logs-1", DOCUMENT, "uuid")
+    assert here._replace(partition="other/3", path="shrink-logs-1").identity == here.identity
+    assert here._replace(lineage="other").identity != here.identity
+
+
+def test_a_loss_at_the_source_is_an_alert() -> None:
+    """Events that were deleted unread cannot be found any more, so their loss must be."""
+    notice = Notice("index-lost", "logs-1", "index logs-1 was deleted with 5 operations unread", lost=True)
+    [alert] = judged(document_records(notices=(notice,)), {})
+    assert (alert.rule_id, alert.level) == ("vedette.loss", "high")
+    assert "5 operations" in alert.document["event"]["reason"]

@@ -71,6 +71,24 @@ def test_a_known_alert_id_is_not_stored_or_queued_again(store: Store) -> None:
         assert len(store.waiting(reader, "out", 10, NOW)) == 1
 
 
+def revision(id: str, what: Any, reason: str) -> Alert:
+    own = {"explain": [], "evidence": {"count": 1}}
+    return Alert(id, "rule", "T", "low", NOW, {"event": {"reason": reason}, "vedette": own}, True, what)
+
+
+def test_a_settled_revision_is_a_second_document_if_it_says_something_else(store: Store) -> None:
+    """What fired stays; what settled is added only where it differs, and only to an alert that fired."""
+    store.commit(commit(alerts=[revision("a", "fired", "3 so far"), revision("b", "fired", "same")]))
+    settled = [revision("a", "settled", "5 in all"), revision("b", "settled", "same"), revision("c", "settled", "new")]
+    assert store.commit(commit(alerts=settled)) == 1
+    assert store.commit(commit(alerts=settled)) == 0
+    with Reader(store.folder) as reader:
+        shown = {one["id"]: one["document"]["event"]["reason"] for one in reader.alerts()}
+        offered = [(one.id, one.revision) for one in store.waiting(reader, "out", 10, NOW)]
+    assert shown == {"a": "5 in all", "b": "same"}
+    assert offered == [("a", "fired"), ("b", "fired"), ("a", "settled")]
+
+
 def test_an_alert_held_back_is_stored_but_not_queued(store: Store) -> None:
     """The delivery cap caps delivery, not finding."""
     store.commit(commit(alerts=[alert("a", deliver=False)]))
