@@ -197,7 +197,7 @@ def document_records(*raws: dict[str, Any], **more: Any) -> Records:
     return Records("siem", (chunk,), {}, NOW, projected=True, **more)
 
 
-def judged(given: Records, fetched: Mapping[Reference, Any], **more: Any) -> list[Any]:
+def judged_with(given: Records, fetched: Mapping[Reference, Any], **more: Any) -> list[Any]:
     pipeline, transaction = Pipeline([Every()]), State().transaction()
     judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=None, **more)
     found = pipeline.evaluate(given, transaction)
@@ -210,7 +210,7 @@ def test_of_projected_records_the_alert_shows_the_whole_one_or_says_that_it_is_p
     given = document_records(raw)
     by_user = {"every": Suppression(("user.name",), 60)}
     whole = {given.reference(0): {**raw, "user": {"name": "changed since"}, "event": {"original": "the line"}}}
-    [full], [partial] = judged(given, whole, suppressions=by_user), judged(given, {}, suppressions=by_user)
+    [full], [partial] = judged_with(given, whole, suppressions=by_user), judged_with(given, {}, suppressions=by_user)
     assert full.id == partial.id
     assert full.document["event"]["original"] == "the line"
     assert "log" not in full.document
@@ -230,6 +230,6 @@ def test_a_document_keeps_its_identity_in_a_copy_of_its_index() -> None:
 def test_a_loss_at_the_source_is_an_alert() -> None:
     """Events that were deleted unread cannot be found any more, so their loss must be."""
     notice = Notice("index-lost", "logs-1", "index logs-1 was deleted with 5 operations unread", lost=True)
-    [alert] = judged(document_records(notices=(notice,)), {})
+    [alert] = judged_with(document_records(notices=(notice,)), {})
     assert (alert.rule_id, alert.level) == ("vedette.loss", "high")
     assert "5 operations" in alert.document["event"]["reason"]
