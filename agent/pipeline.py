@@ -114,6 +114,10 @@ class Pipeline:
             watermark,
         )
 
+    def projection(self, also: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Return the native fields, dotted, that a source of stored documents has to give."""
+        return self.normaliser.projection(also)
+
     def plan(self) -> dict[str, Any]:
         """Return what each detector says of itself, and the filters."""
         return {

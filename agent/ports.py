@@ -27,7 +27,11 @@ class Source(Protocol):
     id: str
 
     def open(self, fields: frozenset[str]) -> None:
-        """Prove reach and least privilege, else ConfigError. *fields* are the ECS fields the plan wants."""
+        """Prove reach and least privilege, else ConfigError.
+
+        *fields* are the native fields (dotted) that the plan reads of stored documents; empty for all. A source that
+        leaves out the others says so in `Records.projected`.
+        """
 
     def fetch(self, after: Cursor | None, limit: int) -> Records: ...
 

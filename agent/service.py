@@ -216,7 +216,7 @@ class Service:
 
     def _open_sources(self) -> None:
         for runner in self._runners:
-            runner.stream.source.open(frozenset())
+            runner.stream.source.open(runner.stream.pipeline.projection(runner.stream.judge.fields))
             self._closing.append(runner.stream.source.close)
 
     def _open_sinks(self) -> None:

@@ -136,6 +136,11 @@ class Judge:
         self._cap = cap
         self._suppressions = suppressions or {}
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The ECS fields that an alert's id depends on."""
+        return frozenset(name for one in self._suppressions.values() for name in one.by)
+
     def judge(
         self, findings: Sequence[Finding], dead: Sequence[DeadLetter], batch: Batch, state: StateView, fetch: Fetch
     ) -> list[Alert]:

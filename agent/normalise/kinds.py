@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from agent.model import Kind, Scalar
 from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.columns import Frame
-from agent.normalise.mapping import MappingFile, Paths, Product, Shape
+from agent.normalise.mapping import MappingFile, Path, Paths, Product, Shape
 
 MAX_KINDS = 4_096
 """Kinds that a stream may make; later ones lose their constants (see `Group.capped`)."""
@@ -150,6 +150,31 @@ def own_paths(name: str) -> Paths:
     """Return where a record holds a dotted name itself: nested, or as one key."""
     parts = tuple(name.split("."))
     return (parts, (name,)) if len(parts) > 1 else (parts,)
+
+
+def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -> frozenset[str]:
+    """Return every place, dotted, that may be read of records of *format*, whatever kinds they turn out to be.
+
+    A kind without constants is asked for each layer of each mapping: nothing can be folded away then.
+    """
+    paths: set[Path] = set()
+    for mapping in mappings:
+        if mapping.format != format:
+            continue
+        products = [mapping.product({}), *map(mapping.product, mapping.layer_identities())]
+        names = frozenset().union(
+            *(wanted(Kind(mapping.name, (), product.renames, mapping.prefix)) for product in products)
+        )
+        natives = {item.native for product in products for name in names for item in product.fields.get(name, ())}
+        for shape in mapping.shapes:
+            paths.update(shape.when, shape.unless, shape.time, shape.message if "message" in names else ())
+            for native in (*natives, *mapping.identity):
+                paths.update(shape.paths(native))
+            for name in names:
+                paths.update(own_paths(name) if shape.ecs else ())
+                if name.startswith(mapping.prefix):
+                    paths.update(shape.section(name.removeprefix(mapping.prefix)))
+    return frozenset(".".join(path) for path in paths)
 
 
 class Routes:

@@ -142,6 +142,11 @@ class MappingFile:
         moved = {ecs: (Expression(native, catalogue().converter(ecs), moves=True),) for native, ecs in renames.items()}
         return Product(declared, constants, {**aliases, **renames}, {**moved, **fields})
 
+    def layer_identities(self) -> Iterator[dict[str, str]]:
+        """Yield for each layer one identity to which it applies."""
+        for layer in self.layers:
+            yield {native: min(values) for native, values in layer.when.items()}
+
     def _applying(self, identity: Mapping[str, str]) -> Iterator[Layer]:
         """Yield the layers that hold, in order. One look-up for each set of fields: an attacker picks the values."""
         found: list[int] = []

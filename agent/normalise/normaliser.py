@@ -22,7 +22,7 @@ from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool
 from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, original_of, text_of
 from agent.normalise.document import build
-from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted
+from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths
 from agent.normalise.lines import line_reader
 from agent.normalise.mapping import shipped
 
@@ -64,6 +64,7 @@ class Normaliser:
 
     def __init__(self, wanted: Wanted) -> None:
         self._pool = Pool()
+        self._wanted = wanted
         self._routes = Routes(shipped(), wanted)
         self._unparsed = Kind(UNPARSED)
         self._unparsed_original = ORIGINAL in wanted(self._unparsed)
@@ -78,6 +79,10 @@ class Normaliser:
                 self._block(work, chunk, begin, row + begin)
             row += len(chunk.raw)
         return work.finish(marks)
+
+    def projection(self, also: frozenset[str]) -> frozenset[str]:
+        """Return every native field, dotted, that is read of a SIEM's documents, and of the ECS fields *also*."""
+        return native_paths(shipped(), _FORMATS[DOCUMENT], lambda kind: self._wanted(kind) | also)
 
     def document(self, format: str, raw: Raw, *, as_of: Timestamp) -> dict[str, Any]:
         """Return one whole record as a nested ECS document, ``event.original`` left out.

@@ -9,3 +9,9 @@
     sink.py       the Sink: bulk, item by item
     install.py    templates, pipeline and roles; doctor's checks
 """
+
+from agent.ports import Connector
+from connectors.siem import source
+
+elasticsearch = Connector(source=source.build("elasticsearch"))
+opensearch = Connector(source=source.build("opensearch"))

@@ -30,10 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from agent.errors import ConfigError, RetryableError, VedetteError
 
 FlavourName = Literal["elasticsearch", "opensearch"]
+Param = str | int | bool
 
 MAX_ANSWER = 256 << 20
 """Bytes of one answer, decompressed; more is refused."""
 _PART = 256 << 10
+_SIZE = "x-vedette-bytes"
 _BUSY = frozenset({408, 429, 502, 503, 504})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 JSON = "application/json"
@@ -98,10 +100,11 @@ class Access(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer: its status and its decoded JSON body."""
+    """A whole answer: its status, its decoded JSON body and how many bytes that was."""
 
     status: int
     body: Any
+    size: int = 0
 
 
 class Cluster:
@@ -147,7 +150,7 @@ class Cluster:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str | int | bool] | None = None,
+        params: Mapping[str, Param] | None = None,
         body: Any = None,
         accept: Collection[int] = (),
         timeout_s: float | None = None,
@@ -164,10 +167,11 @@ class Cluster:
             )
         except TransportError as error:
             raise RetryableError(f"{self._owner}: {self.place}: {_say(error)}") from None
+        size = int(given.get(_SIZE, 0))
         with self._lock:
-            self.spent["bytes"] += int(given.get("x-vedette-bytes", 0))
+            self.spent["bytes"] += size
         if status < 300 or status in accept:
-            return Answer(status, answer)
+            return Answer(status, answer, size)
         raise self._error(status, answer, given, f"{method} {path}")
 
     def close(self) -> None:
@@ -332,11 +336,11 @@ class _Whole:
             if time.monotonic() > deadline:
                 raise urllib3.exceptions.HTTPError("answer not whole within the time")
         self.status = response.status
-        self.headers = {**response.headers, "x-vedette-bytes": str(size)}
+        self.headers = {**response.headers, _SIZE: str(size)}
         self.data = b"".join(parts)
 
 
-def _target(path: str, params: Mapping[str, str | int | bool] | None) -> str:
+def _target(path: str, params: Mapping[str, Param] | None) -> str:
     if not params:
         return path
     return path + "?" + urlencode({key: str(value).lower() if isinstance(value, bool) else value

@@ -1,0 +1,198 @@
+"""Which indices there are, where they come from, and how their shards stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from agent.errors import RetryableError
+from connectors.siem.client import Cluster, Param, Refused, segment
+from connectors.siem.feed import Sight
+
+OWN = ("logs-vedette.*", ".ds-logs-vedette.*", ".alerts-*", ".internal.alerts-*")
+"""What no source reads: what Vedette writes, and what Kibana makes of it."""
+
+_LINE = 3_000
+"""Characters of index names in one request line; servers take 4,096 in all."""
+_DERIVED = re.compile(r"^(?:shrink-[a-z0-9]+-|restored-|partial-|downsample-[^-]+-|\.?reindexed-v\d+-)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An index that a pattern matches. *writable*: it may be the one that a data stream or alias writes to."""
+
+    name: str
+    closed: bool
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is true of an index for ever: uuid, time of creation (ms), where it was made from."""
+
+    name: str
+    uuid: str
+    created: int
+    shards: int
+    source_uuid: str
+    source_name: str
+    resized: bool
+    unnumbered: bool
+    """Sequence numbers are switched off: no change feed."""
+    refresh: str
+
+
+def find(cluster: Cluster, patterns: Sequence[str]) -> dict[str, Found]:
+    """Return what *patterns* match, by name: concrete indices, those behind aliases and data streams."""
+    include = [one for one in patterns if not one.startswith("-")]
+    exclude = [*OWN, *(one[1:] for one in patterns if one.startswith("-"))]
+    answer = cluster.request(
+        "GET", f"/_resolve/index/{segment(','.join(include))}",
+        params={"expand_wildcards": "open,closed"}, accept=(404,),
+    )  # fmt: skip
+    if answer.status == 404:
+        return {}
+    found: dict[str, Found] = {}
+    for one in answer.body["indices"]:
+        if one.get("data_stream") is None:
+            found[one["name"]] = Found(one["name"], "closed" in one.get("attributes", ()), True)
+    for alias in answer.body["aliases"]:
+        for name in _listed(alias["indices"]):
+            found.setdefault(name, Found(name, False, True))
+    for stream in answer.body["data_streams"]:
+        if not _any_match(stream["name"], exclude):
+            *older, newest = _listed(stream["backing_indices"])
+            found.update({name: Found(name, False, False) for name in older})
+            found[newest] = Found(newest, False, True)
+    return {name: one for name, one in found.items() if not _any_match(name, exclude)}
+
+
+def identify(cluster: Cluster, names: Collection[str]) -> dict[str, Identity]:
+    """Return who the indices *names* are; one that has vanished meanwhile is missing."""
+    found: dict[str, Identity] = {}
+    for batch in batches(names):
+        params: dict[str, Param] = {"flat_settings": True, "ignore_unavailable": True, "expand_wildcards": "all"}
+        body = cluster.request("GET", f"/{segment(batch)}/_settings", params=params, accept=(404,)).body
+        for name, one in body.items() if "error" not in body else ():
+            found[name] = _identity(name, one["settings"])
+    return found
+
+
+def exists(cluster: Cluster, name: str) -> bool:
+    """Say whether there is still an index *name*, open or closed."""
+    answer = cluster.request(
+        "GET", f"/_resolve/index/{segment(name)}", params={"expand_wildcards": "all"}, accept=(404,)
+    )
+    return answer.status != 404 and any(one["name"] == name for one in answer.body["indices"])
+
+
+def sights(cluster: Cluster, names: Collection[str]) -> dict[str, tuple[str, dict[int, Sight]]]:
+    """Return by index name its uuid and a look at the primary of each shard; what is not whole is missing."""
+    keep = ("uuid", "shards.*.routing", "shards.*.seq_no", "shards.*.commit.user_data.history_uuid",
+            "shards.*.refresh.external_total")  # fmt: skip
+    params: dict[str, Param] = {
+        "level": "shards",
+        "ignore_unavailable": True,
+        "filter_path": ",".join(f"indices.*.{one}" for one in keep),
+    }
+    found = {}
+    for batch in batches(names):
+        body = cluster.request("GET", f"/{segment(batch)}/_stats/refresh", params=params, accept=(404,)).body
+        for name, one in body.get("indices", {}).items():
+            shards = {int(number): sight for number, rows in one.get("shards", {}).items() if (sight := _primary(rows))}
+            found[name] = (one["uuid"], shards)
+    return found
+
+
+def batches(names: Iterable[str]) -> Iterator[str]:
+    """Yield *names* joined by commas, as many as fit a request line."""
+    batch: list[str] = []
+    length = 0
+    for name in sorted(names):
+        if batch and length + len(name) > _LINE:
+            yield ",".join(batch)
+            batch, length = [], 0
+        batch.append(name)
+        length += len(name) + 1
+    if batch:
+        yield ",".join(batch)
+
+
+def preference(cluster: Cluster, shard: int, copy: str) -> str:
+    """Return what sends a search to the one copy that the look was taken at."""
+    return f"_shards:{shard}|" + (f"_only_nodes:{copy}" if cluster.flavour == "elasticsearch" else "_primary")
+
+
+def search(
+    cluster: Cluster, index: str, body: Mapping[str, Any], *, shard: tuple[int, str] | None = None
+) -> tuple[list[Any], int]:
+    """Return the hits of a search, on one copy of one *shard* or over all, and the answer's bytes.
+
+    RetryableError if the answer is not whole.
+    """
+    params: dict[str, Param] = {"allow_partial_search_results": False, "request_cache": False}
+    if shard:
+        params["preference"] = preference(cluster, *shard)
+    try:
+        given = cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body)
+    except Refused as error:
+        raise RetryableError(str(error)) from None
+    answer = given.body if isinstance(given.body, dict) else {}
+    shards = answer.get("_shards", {})
+    whole = not answer.get("timed_out", True) and not shards.get("failed", 1)
+    remote = answer.get("_clusters", {})
+    whole = whole and remote.get("skipped", 0) == 0 and remote.get("failed", 0) == 0 and remote.get("partial", 0) == 0
+    if shard:
+        whole = whole and shards.get("total") == shards.get("successful") == 1
+    if not whole or "hits" not in answer:
+        raise RetryableError(f"{index}: the answer to a search is not whole: {shards}")
+    return answer["hits"]["hits"], given.size
+
+
+def base_name(name: str) -> str:
+    """Return the name of the index that *name* was made from, as lifecycle managers name copies."""
+    return _DERIVED.sub("", name)
+
+
+def _identity(name: str, settings: Mapping[str, str]) -> Identity:
+    def of(key: str) -> str:
+        return settings.get(f"index.{key}", "")
+
+    return Identity(
+        name=name,
+        uuid=of("uuid"),
+        created=int(of("creation_date") or 0),
+        shards=int(of("number_of_shards") or 1),
+        source_uuid=of("resize.source.uuid"),
+        source_name=of("resize.source.name") or of("store.snapshot.index_name") or of("downsample.source.name"),
+        resized=bool(of("resize.source.uuid")),
+        unnumbered=of("disable_sequence_numbers") == "true",
+        refresh=of("refresh_interval"),
+    )
+
+
+def _primary(rows: Sequence[Mapping[str, Any]]) -> Sight | None:
+    for row in rows:
+        routing = row["routing"]
+        if routing["primary"] and routing["state"] in ("STARTED", "RELOCATING"):
+            try:
+                return Sight(
+                    routing["node"],
+                    row["commit"]["user_data"]["history_uuid"],
+                    int(row["seq_no"]["global_checkpoint"]),
+                    int(row["refresh"]["external_total"]),
+                )
+            except KeyError:
+                return None
+    return None
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _any_match(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

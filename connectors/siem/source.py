@@ -1,0 +1,710 @@
+"""The SIEM as a source: every visible document of the matching indices once, whatever its `@timestamp` says.
+
+Each shard is read as a change feed (feed.py): by sequence number, on one pinned copy, no further than the global
+checkpoint. Indices that have none of this are read by time (timed.py), and `notes` says which and why.
+
+Cursor: ``{"since": µs or null, "indices": {uuid: row}, "gone": {uuid: [name, lineage, created]}}``; a row holds the
+index's name, lineage, time of creation and its shards' positions. An index derived from one already read inherits
+"done" and its lineage, so that its documents keep their identity.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from agent.errors import ConfigError, RetryableError
+from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Reference, Timestamp
+from connectors.siem import indices as siem
+from connectors.siem.client import Access, Cluster, Denied, FlavourName, segment
+from connectors.siem.feed import START, Position, Proof, Sight, clauses
+from connectors.siem.indices import Identity
+
+MARGIN = 1_000
+"""Operations before the start position that are read as well: some may have become visible late."""
+MAX_PAGE = 10_000
+LOOK_EVERY_S = 1.0
+SETTLED_EVERY_S = 60.0
+GONE_KEPT = 1_000
+NOTES_KEPT = 200
+UNKNOWN = -1
+"""How many shards an index has of which only the cursor tells yet."""
+_FIRST_PAGE = 500
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DURATION = re.compile(r"^([1-9]\d{0,4})([mhd])$")
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+class Options(Access):
+    """What a source of type elasticsearch or opensearch may say."""
+
+    indices: list[str] = Field(min_length=1)
+    """Index, alias and data stream names and patterns; one that begins with ``-`` is left out."""
+    start: str = "24h"
+    """Where to begin with indices older than the source itself: now, earliest, or a duration such as 24h."""
+    cursor: Literal["feed", "time"] = "feed"
+    keywords: Literal["fields", "source"] = "fields"
+    """What rules without a field search: message and event.original, or the whole document (then all of it is read)."""
+    page_bytes: int = Field(default=16 << 20, ge=1 << 16, le=128 << 20)
+    concurrency: int = Field(default=4, ge=1, le=32)
+    """Shards that are searched at the same time."""
+    searches_per_second: float = Field(default=2.0, gt=0, le=100)
+    """Searches a second of a shard that has changed; a backlog is read as fast as the cluster answers."""
+
+    @field_validator("start")
+    @classmethod
+    def _start(cls, start: str) -> str:
+        if start not in ("now", "earliest") and not _DURATION.match(start):
+            raise ValueError("expected now, earliest or a duration such as 24h")
+        return start
+
+    @field_validator("indices")
+    @classmethod
+    def _indices(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            if not pattern or re.search(r'[\\/?"<>| #\x00-\x1f]', pattern) or len(pattern.encode()) > 255:
+                raise ValueError(f"no index name or pattern: {pattern[:80]!r}")
+        if all(pattern.startswith("-") for pattern in patterns):
+            raise ValueError("only exclusions: name what to read")
+        return patterns
+
+    def since(self, now: Timestamp) -> Timestamp | None:
+        """Return the time from which indices that are there already are read; None for all of them."""
+        if self.start == "earliest":
+            return None
+        found = _DURATION.match(self.start)
+        return now - (int(found[1]) * _SECONDS[found[2]] * SECOND if found else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Event times to read again, [start, end); None for no bound."""
+
+    start: Timestamp | None = None
+    end: Timestamp | None = None
+
+
+@dataclass(slots=True)
+class _Round:
+    """One pass over a shard's unread numbers: from *above* to *checkpoint*, on the copy that was looked at."""
+
+    above: int
+    checkpoint: int
+    shown: int
+    copy: str
+
+
+@dataclass(slots=True)
+class _Shard:
+    """One shard as this process knows it."""
+
+    index: _Index
+    number: int
+    position: Position | None = None
+    sight: Sight | None = None
+    dirty: bool = True
+    round: _Round | None = None
+    next_at: float = 0.0
+    changed_at: float = 0.0
+    pause: float = 0.0
+    broken: bool = False
+    """Its history broke: what was read before is read again."""
+    gap: str = ""
+    last: str = ""
+    """`@timestamp` of the last document read: who is furthest behind is read first."""
+
+    @property
+    def partition(self) -> str:
+        return f"{self.index.identity.uuid}/{self.number}"
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are, or may be, operations that were not read."""
+        if self.position is None or self.round is not None or self.gap:
+            return True
+        return self.sight is not None and self.sight.checkpoint > self.position.done
+
+
+@dataclass(slots=True)
+class _Index:
+    """One index as this process knows it. *row* is its part of the cursor, made anew when something changes."""
+
+    identity: Identity
+    lineage: str
+    skipped: str = ""
+    """Why it is not read: what it was derived from."""
+    shards: dict[int, _Shard] = field(default_factory=dict)
+    writable: bool = True
+    closed: bool = False
+    looked_at: float = 0.0
+    bytes_each: float = 0.0
+    row: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    def make_row(self) -> dict[str, Any]:
+        if self.row is None:
+            positions = {str(one.number): one.position.row() for one in self.shards.values() if one.position}
+            self.row = {"name": self.name, "lineage": self.lineage, "created": self.identity.created,
+                        "shards": positions, **({"skipped": self.skipped} if self.skipped else {})}  # fmt: skip
+        return self.row
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What one search gave of one shard."""
+
+    hits: list[Any]
+    covered: int
+    bytes: int
+    seconds: float
+
+
+class SiemSource:
+    """Reads the indices that the patterns match."""
+
+    def __init__(
+        self,
+        id: str,
+        flavour: FlavourName,
+        options: Options,
+        clock: Callable[[], Timestamp],
+        *,
+        span: Span | None = None,
+        lineages: Mapping[str, Any] | None = None,
+    ) -> None:
+        """With a *span*, read all that lies in it once again, copies included; *lineages* is the cursor to take
+        lineages from."""
+        self.id = id
+        self.cluster = Cluster(f"source {id}", flavour, options)
+        self._options = options
+        self._clock = clock
+        self._span = span
+        self._lineages = lineages or {}
+        self._fields: frozenset[str] = frozenset()
+        self._cursor: Cursor | None = None
+        self._since: Timestamp | None = None
+        self._indices: dict[str, _Index] = {}
+        self._gone: dict[str, list[Any]] = {}
+        self._proofs: dict[str, Proof] = {}
+        self._notices: list[Notice] = []
+        self._counts: Counter[str] = Counter()
+        self._notes: dict[str, str] = {}
+        self._looked_at = 0.0
+        self._look_every = LOOK_EVERY_S
+        self._pool: ThreadPoolExecutor | None = None
+
+    # --- the port -----------------------------------------------------------------------------------------------------
+
+    def open(self, fields: frozenset[str]) -> None:
+        self.close()
+        self._fields = fields
+        self.cluster.connect()
+        try:
+            found = siem.find(self.cluster, self._options.indices)
+            names = [one.name for one in found.values() if not one.closed][:1]
+            siem.sights(self.cluster, names)
+            siem.identify(self.cluster, names)
+        except Denied as error:
+            raise ConfigError(f"{error}; grant it: vedette setup --print-roles") from None
+        self._pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix=f"source-{self.id}")
+
+    def fetch(self, after: Cursor | None, limit: int) -> Records:
+        if after is None or (after is not self._cursor and after != self._cursor):
+            self._stand_at(after)
+        try:
+            return self._fetch(limit)
+        except BaseException:
+            self._cursor = None  # positions may have moved: the next fetch begins at its cursor again
+            raise
+
+    def full(self, references: Sequence[Reference]) -> Mapping[Reference, Mapping[str, Any]]:
+        wanted = {(one.path, one.key): one for one in references}
+        found: dict[Reference, Mapping[str, Any]] = {}
+        for start in range(0, len(references), MAX_PAGE // 10):
+            part = references[start : start + MAX_PAGE // 10]
+            for batch in siem.batches({one.path for one in part}):
+                places = set(batch.split(","))
+                ids = sorted({str(one.key) for one in part if one.path in places})
+                body = {"size": min(MAX_PAGE, len(ids) * len(places)), "query": {"ids": {"values": ids}}}
+                params = {"ignore_unavailable": True, "allow_partial_search_results": False}
+                answer = self.cluster.request(
+                    "POST", f"/{segment(batch)}/_search", params=params, body=body
+                ).body  # fmt: skip
+                if answer["timed_out"] or answer["_shards"]["failed"]:
+                    raise RetryableError(f"source {self.id}: the answer with whole documents is not whole")
+                for hit in answer["hits"]["hits"]:
+                    if reference := wanted.get((hit["_index"], hit["_id"])):
+                        found[reference] = hit["_source"]
+        return found
+
+    def notes(self) -> Mapping[str, str]:
+        return dict(self._notes)
+
+    def ack(self, cursor: Cursor) -> None:
+        """Nothing to do: a SIEM keeps no position for us."""
+
+    def close(self) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+        self.cluster.close()
+        self._cursor = None
+        self._indices.clear()
+        self._proofs.clear()
+
+    # --- one fetch ----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, limit: int) -> Records:
+        now = time.monotonic()
+        self._look(now)
+        self._peek(now)
+        due = self._due(now)[: self._options.concurrency]
+        pages = self._ask(due, limit)
+        chunks = [chunk for shard, page in pages if (chunk := self._chunk(shard, page)) is not None]
+        if chunks:
+            self._confirm({shard.index.name for shard, page in pages if page.hits})
+        cursor = self._make_cursor()
+        notices, self._notices = tuple(self._notices), []
+        counts, self._counts = dict(self._counts), Counter()
+        return Records(
+            self.id,
+            tuple(chunks),
+            cursor,
+            self._clock(),
+            self._unread(),
+            projected=self._source_filter() is not True,
+            notices=notices,
+            counts=counts,
+        )
+
+    def _stand_at(self, after: Cursor | None) -> None:
+        """Begin at the position *after*, as if nothing had been read beyond it."""
+        if after is None:
+            self._since = None if self._span else self._options.since(self._clock())
+            after = {}
+        else:
+            self._since = after["since"]
+        self._gone = dict(after.get("gone", {}))
+        rows = after.get("indices", {})
+        for uuid in [uuid for uuid in self._indices if uuid not in rows]:
+            del self._indices[uuid]
+        for uuid, row in rows.items():
+            index = self._indices.get(uuid)
+            if index is None:
+                identity = Identity(row["name"], uuid, row["created"], UNKNOWN, "", "", False, False, "")
+                index = self._indices[uuid] = _Index(identity, row["lineage"])
+            index.lineage, index.skipped, index.row = row["lineage"], row.get("skipped", ""), row
+            for number, position in row["shards"].items():
+                shard = index.shards.setdefault(int(number), _Shard(index, int(number)))
+                shard.position = Position.from_row(position)
+            for shard in index.shards.values():
+                if str(shard.number) not in row["shards"]:
+                    shard.position = None
+                shard.dirty, shard.round, shard.next_at = True, None, 0.0
+        self._cursor = {"since": self._since, "indices": dict(rows), "gone": dict(self._gone)}
+        self._looked_at = 0.0
+        self._notices.clear()
+        self._counts.clear()
+
+    def _make_cursor(self) -> Cursor:
+        rows = {uuid: index.make_row() for uuid, index in self._indices.items()}
+        before = self._cursor
+        assert before is not None
+        same = before["indices"].keys() == rows.keys() and all(before["indices"][uuid] is rows[uuid] for uuid in rows)
+        if not same or before["gone"] != self._gone:
+            self._cursor = {"since": self._since, "indices": rows, "gone": dict(self._gone)}
+        assert self._cursor is not None
+        return self._cursor
+
+    def _unread(self) -> frozenset[str]:
+        """Return the shards that hold back the watermark: what changed within a minute may still become visible."""
+        horizon = time.monotonic() - SETTLED_EVERY_S
+        return frozenset(
+            shard.partition
+            for shard in self._shards()
+            if shard.behind and (shard.round or shard.gap or shard.position is None or shard.changed_at > horizon)
+        )
+
+    def _shards(self) -> Iterable[_Shard]:
+        return (
+            shard
+            for index in self._indices.values()
+            if not index.skipped and not index.closed
+            for shard in index.shards.values()
+        )
+
+    # --- which indices ------------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Find out which indices there are, at most once a second and for at most a twentieth of the time."""
+        if self._looked_at and now - self._looked_at < self._look_every:
+            return
+        found = siem.find(self.cluster, self._options.indices)
+        by_name = {index.name: index for index in self._indices.values()}
+        unknown = [
+            name for name, one in found.items()
+            if not one.closed and (name not in by_name or by_name[name].identity.shards != len(by_name[name].shards))
+        ]  # fmt: skip
+        for identity in siem.identify(self.cluster, unknown).values() if unknown else ():
+            self._meet(identity)
+        for index in list(self._indices.values()):
+            place = found.get(index.name)
+            if place is None:
+                self._miss(index)
+            else:
+                index.closed, index.writable = place.closed, place.writable
+                self._note(index.name, "closed" if place.closed else index.skipped)
+        self._looked_at = now
+        self._look_every = max(LOOK_EVERY_S, 20 * (time.monotonic() - now))
+
+    def _meet(self, identity: Identity) -> None:
+        """Take in an index that is new, or whose settings this process has not seen yet."""
+        known = self._indices.get(identity.uuid)
+        if known is None:
+            for other in [one for one in self._indices.values() if one.name == identity.name]:
+                self._forget(other, "replaced by a new index of that name")
+            known = self._indices[identity.uuid] = self._adopt(identity)
+        known.identity = identity
+        for number in range(identity.shards):
+            known.shards.setdefault(number, _Shard(known, number))
+
+    def _adopt(self, identity: Identity) -> _Index:
+        """Return the new index, with the lineage of what it was made from where that was read."""
+        origin = self._origin(identity)
+        if origin is None:
+            return _Index(identity, identity.uuid)
+        name, lineage = origin
+        if self._span:
+            return _Index(identity, lineage)
+        text = f"derived from {name}, whose events were read there; vedette replay --index {identity.name} reads it"
+        self._notices.append(Notice("index-derived", identity.name, text))
+        return _Index(identity, lineage, skipped=text)
+
+    def _origin(self, identity: Identity) -> tuple[str, str] | None:
+        """Return name and lineage of the index that this one is a copy of, if it is one that we know."""
+        known: dict[str, list[Any]] = {**self._lineages.get("gone", {}), **self._gone}
+        for uuid, row in self._lineages.get("indices", {}).items():
+            known[uuid] = [row["name"], row["lineage"], row["created"]]
+        for uuid, index in self._indices.items():
+            known[uuid] = [index.name, index.lineage, index.identity.created]
+        if identity.uuid in known:
+            name, lineage, _ = known[identity.uuid]
+            return (name, lineage) if self._span else None
+        if identity.source_uuid in known:
+            name, lineage, _ = known[identity.source_uuid]
+            return name, lineage
+        for name, lineage, created in known.values():
+            copied = created == identity.created and name in (identity.name, identity.source_name)
+            named = siem.base_name(identity.name) == name != identity.name
+            if copied or named or (identity.source_name and identity.source_name == name):
+                return name, lineage
+        return None
+
+    def _miss(self, index: _Index) -> None:
+        """An index is not listed any more: it is gone, or the patterns do not reach it now."""
+        if siem.exists(self.cluster, index.name):
+            index.closed = True
+            self._note(index.name, "no longer matched by the source's patterns")
+        else:
+            self._forget(index, "deleted")
+
+    def _forget(self, index: _Index, why: str) -> None:
+        """Note that *index* is gone; what of it was not read is read from a copy if there is one, else lost."""
+        unread = 0
+        for shard in index.shards.values():
+            if shard.position is not None and shard.sight is not None and not index.skipped:
+                unread += max(0, shard.sight.checkpoint - shard.position.done)
+                unread += sum(last - first + 1 for first, last in shard.position.holes)
+        copies = [one for one in self._indices.values() if one.lineage == index.lineage and one.skipped]
+        text = f"index {index.name} was {why}"
+        if unread and copies:
+            text += f" with up to {unread} operations unread; reading its copy {copies[0].name} instead"
+            copies[0].skipped, copies[0].row = "", None
+        elif unread:
+            text += f" with up to {unread} operations unread: no rule has seen them"
+        if not index.skipped:
+            self._notices.append(Notice("index-gone", index.name, text, lost=bool(unread and not copies)))
+        del self._indices[index.identity.uuid]
+        self._gone[index.identity.uuid] = [index.name, index.lineage, index.identity.created]
+        while len(self._gone) > GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+        self._notes.pop(index.name, None)
+
+    def _note(self, place: str, reason: str) -> None:
+        if not reason:
+            self._notes.pop(place, None)
+        elif place in self._notes or len(self._notes) < NOTES_KEPT:
+            self._notes[place] = reason
+        else:
+            self._notes["more"] = f"more than {NOTES_KEPT} places"
+
+    # --- how their shards stand ---------------------------------------------------------------------------------------
+
+    def _peek(self, now: float) -> None:
+        """Look at the shards that may have changed: those written to as often as they may be searched, others once a
+        minute."""
+        every = 1 / self._options.searches_per_second
+        names = [
+            index.name
+            for index in self._indices.values()
+            if not index.skipped and not index.closed and now - index.looked_at >= self._rest(index, now, every)
+        ]
+        if names:
+            self._take_in(names, now)
+
+    def _rest(self, index: _Index, now: float, every: float) -> float:
+        lively = index.writable or not index.looked_at
+        lively = lively or any(one.gap or now - one.changed_at < SETTLED_EVERY_S for one in index.shards.values())
+        return every if lively else SETTLED_EVERY_S
+
+    def _take_in(self, names: Iterable[str], now: float) -> None:
+        by_name = {index.name: index for index in self._indices.values()}
+        looks = siem.sights(self.cluster, list(names))
+        for name in names:
+            index = by_name[name]
+            uuid, sights = looks.get(name, ("", {}))
+            index.looked_at = now
+            if uuid and uuid != index.identity.uuid:
+                self._looked_at = 0.0  # another index has the name now
+                sights = {}
+            for shard in index.shards.values():
+                self._see(shard, sights.get(shard.number), now)
+
+    def _see(self, shard: _Shard, sight: Sight | None, now: float) -> None:
+        if sight is None:
+            if not shard.gap:
+                self._counts["gaps"] += 1
+            shard.gap = "the cluster says nothing of this shard"
+            self._note(f"{shard.index.name}[{shard.number}]", shard.gap)
+            return
+        if shard.gap:
+            shard.gap, shard.dirty = "", True
+            self._note(f"{shard.index.name}[{shard.number}]", "")
+        if self._proofs.setdefault(shard.partition, Proof()).look(sight):
+            shard.dirty, shard.changed_at = True, now
+        shard.sight = sight
+        position = shard.position
+        if position is not None and (sight.history != position.history or sight.checkpoint < position.done):
+            self._break(shard)
+
+    def _break(self, shard: _Shard) -> None:
+        """The shard's numbers begin anew (a restore, a lost copy): read it again from the start; ids absorb repeats."""
+        place = f"{shard.index.name}[{shard.number}]"
+        text = f"{place}: history changed or went back; reading again from the start, known alerts are not raised again"
+        self._notices.append(Notice("history-break", place, text))
+        self._counts["history_breaks"] += 1
+        shard.position, shard.round, shard.dirty, shard.broken = None, None, True, True
+        shard.index.row = None
+
+    def _confirm(self, names: set[str]) -> None:
+        """Look again at the indices that gave documents: was it still the index, history and copy that we meant?"""
+        by_name = {index.name: index for index in self._indices.values()}
+        before = {name: {shard.number: shard.sight for shard in by_name[name].shards.values()} for name in names}
+        looks = siem.sights(self.cluster, names)
+        now = time.monotonic()
+        for name in names:
+            uuid, sights = looks.get(name, ("", {}))
+            if uuid != by_name[name].identity.uuid:
+                raise RetryableError(f"source {self.id}: index {name} changed while it was read")
+            for number, sight in sights.items():
+                old = before[name].get(number)
+                if old and (sight.history != old.history or sight.checkpoint < old.checkpoint):
+                    raise RetryableError(f"source {self.id}: the history of {name}[{number}] changed while it was read")
+            by_name[name].looked_at = now
+            for shard in by_name[name].shards.values():
+                self._see(shard, sights.get(shard.number), now)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _due(self, now: float) -> list[_Shard]:
+        """Return the shards to search now, the one that is furthest behind first."""
+        due = []
+        for shard in self._shards():
+            if shard.sight is None or shard.gap or now < shard.next_at:
+                continue
+            if shard.round is None and shard.dirty:
+                self._begin(shard)
+            if shard.round is not None:
+                due.append(shard)
+        return sorted(due, key=lambda shard: (shard.last, shard.partition))
+
+    def _begin(self, shard: _Shard) -> None:
+        sight = shard.sight
+        assert sight is not None
+        shard.dirty = False
+        if shard.position is None:
+            start = self._start(shard, sight)
+            shard.position = Position(sight.history, start, start)
+            shard.index.row = None
+        shown = self._proofs[shard.partition].shown
+        if shard.position.floor < sight.checkpoint:
+            shard.round = _Round(shard.position.floor, sight.checkpoint, shown, sight.copy)
+
+    def _start(self, shard: _Shard, sight: Sight) -> int:
+        """Return the number after which to read a shard that was never read before."""
+        since = self._since
+        if since is None or shard.index.identity.created * 1000 >= since:
+            return START
+        if self._options.start == "now" and not shard.broken:
+            return sight.checkpoint
+        body = {"size": 1, "_source": False, "track_total_hits": False}
+        place = (shard.number, sight.copy)
+        newer = {"range": {"@timestamp": {"gte": _iso(since)}}}
+        first, _ = siem.search(
+            self.cluster, shard.index.name, {**body, "query": newer, "sort": [{"_seq_no": "asc"}]}, shard=place
+        )
+        if first:
+            return max(START, int(first[0]["sort"][0]) - 1 - MARGIN)
+        last, _ = siem.search(self.cluster, shard.index.name, {**body, "sort": [{"_seq_no": "desc"}]}, shard=place)
+        return max(START, int(last[0]["sort"][0]) - MARGIN) if last else START
+
+    def _ask(self, due: Sequence[_Shard], limit: int) -> list[tuple[_Shard, _Page]]:
+        if not due:
+            return []
+        due = due[:limit]
+        share = max(1, limit // len(due))
+        assert self._pool is not None, "open comes first"
+        running = [(shard, self._pool.submit(self._page, shard, share)) for shard in due]
+        pages: list[tuple[_Shard, _Page]] = []
+        failures: list[RetryableError] = []
+        for shard, future in running:
+            try:
+                pages.append((shard, future.result()))
+            except RetryableError as error:
+                failures.append(error)
+                self._slow_down(shard, error)
+        if failures and not pages:
+            raise failures[0]
+        return pages
+
+    def _page(self, shard: _Shard, share: int) -> _Page:
+        """Search the next unread numbers of *shard*."""
+        index, round, position = shard.index, shard.round, shard.position
+        assert round is not None
+        assert position is not None
+        said, end = clauses(position.wanted(round.above, round.checkpoint))
+        if not said:
+            return _Page([], round.checkpoint, 0, 0.0)
+        each = index.bytes_each
+        size = min(share, MAX_PAGE, max(1, int(self._options.page_bytes / each)) if each else _FIRST_PAGE)
+        asked = min(MAX_PAGE, size + (len(position.cut[1]) if position.cut else 0))
+        body = {
+            "size": asked,
+            "query": {"bool": {"filter": [{"bool": {"should": said}}, *self._span_filter()]}},
+            "sort": [{"_seq_no": "asc"}],
+            "track_total_hits": False,
+            "_source": self._source_filter(),
+        }
+        start = time.monotonic()
+        hits, size_read = siem.search(self.cluster, index.name, body, shard=(shard.number, round.copy))
+        full = len(hits) == asked
+        covered = round.checkpoint if end is None else end
+        if full:
+            covered = int(hits[-1]["sort"][0]) - (1 if index.identity.resized else 0)
+        return _Page(hits, covered, size_read, time.monotonic() - start)
+
+    def _chunk(self, shard: _Shard, page: _Page) -> Chunk | None:
+        """Deliver a page: move the shard's position and return its documents."""
+        index, round, position = shard.index, shard.round, shard.position
+        assert round is not None
+        assert position is not None
+        before = position.row()
+        kept = position.take([(int(hit["sort"][0]), hit["_id"]) for hit in page.hits], page.covered)
+        gone = position.settle(min(round.shown, page.covered))
+        if gone and not self._span:
+            self._counts["gone_before_read"] += gone
+        if position.row() != before:
+            index.row = None
+        self._counts["searches"] += 1
+        self._pace(shard, page)
+        if not kept:
+            return None
+        documents = [page.hits[place] for place in kept]
+        shard.last = str(documents[-1]["_source"].get("@timestamp", shard.last))
+        return Chunk(
+            shard.partition,
+            index.name,
+            DOCUMENT if self._options.keywords == "fields" else "json",
+            [hit["_id"] for hit in documents],
+            [hit["_source"] for hit in documents],
+            lineage=index.lineage,
+        )
+
+    def _pace(self, shard: _Shard, page: _Page) -> None:
+        """Go on at once in a backlog, else leave the shard alone for a while; longer while the cluster is slow."""
+        round = shard.round
+        assert round is not None
+        round.above = page.covered
+        if page.hits:
+            each = page.bytes / len(page.hits)
+            shard.index.bytes_each = max(each, 0.8 * shard.index.bytes_each)
+        shard.pause = 0.0
+        if page.covered >= round.checkpoint:
+            shard.round = None
+            shard.next_at = time.monotonic() + max(1 / self._options.searches_per_second, 2 * page.seconds)
+
+    def _slow_down(self, shard: _Shard, error: RetryableError) -> None:
+        shard.pause = min(30.0, max(1.0, 2 * shard.pause, error.retry_after or 0.0))
+        shard.next_at = time.monotonic() + shard.pause
+        shard.round, shard.dirty = None, True
+        shard.index.looked_at = 0.0
+        shard.index.bytes_each *= 2
+        self._counts["failed_searches"] += 1
+
+    def _source_filter(self) -> bool | list[str]:
+        if not self._fields or self._options.keywords == "source":
+            return True
+        return sorted({*self._fields, "@timestamp"})
+
+    def _span_filter(self) -> list[dict[str, Any]]:
+        if self._span is None or (self._span.start is None and self._span.end is None):
+            return []
+        bounds = {}
+        if self._span.start is not None:
+            bounds["gte"] = _iso(self._span.start)
+        if self._span.end is not None:
+            bounds["lt"] = _iso(self._span.end)
+        return [{"range": {"@timestamp": bounds}}]
+
+    # --- what commands ask --------------------------------------------------------------------------------------------
+
+    def replay(
+        self, cursor: Cursor | None, *, index: str | None, start: Timestamp | None, end: Timestamp | None
+    ) -> SiemSource:
+        """Return a source that reads again what lies in *index* (or all) and [start, end), with the same identities."""
+        options = self._options.model_copy(update={"indices": [index]} if index else {})
+        return SiemSource(
+            self.id, self.cluster.flavour, options, self._clock, span=Span(start, end), lineages=cursor or {}
+        )
+
+
+def _iso(moment: Timestamp) -> str:
+    return (_EPOCH + timedelta(microseconds=moment)).isoformat().replace("+00:00", "Z")
+
+
+def _now() -> Timestamp:
+    return time.time_ns() // 1000
+
+
+def build(flavour: FlavourName) -> Callable[[str, Mapping[str, Any]], SiemSource]:
+    """Return what makes sources of *flavour*; ConfigError names the option that is wrong."""
+
+    def make(id: str, options: Mapping[str, Any], clock: Callable[[], Timestamp] = _now) -> SiemSource:
+        try:
+            return SiemSource(id, flavour, Options.model_validate(dict(options)), clock)
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise ConfigError(f"source {id}: {wrong}") from None
+
+    return make
