@@ -133,6 +133,13 @@ class _Runner:
     failures: int = 0
     idle: threading.Event = field(default_factory=threading.Event)
     said: set[str] = field(default_factory=set)
+    is_open: bool = False
+
+    def open(self) -> None:
+        """Open the source, once; RetryableError while its upstream cannot be reached."""
+        if not self.is_open:
+            self.stream.source.open(self.stream.pipeline.projection(self.stream.judge.fields))
+            self.is_open = True
 
     def say_notes(self) -> None:
         """Log what the source does not read, each place once."""
@@ -165,6 +172,7 @@ class Service:
         self._fatal: BaseException | None = None
         self._runners: list[_Runner] = []
         self._sinks: dict[str, Sink] = {}
+        self._open_sink_names: set[str] = set()
         self._threads: list[threading.Thread] = []
         self._store: Store
         self._closing: list[Callable[[], object]] = []
@@ -215,16 +223,24 @@ class Service:
         gc.set_threshold(100_000, 50, 50)
 
     def _open_sources(self) -> None:
+        """Open every source; one that cannot be reached now is tried again by its stream."""
         for runner in self._runners:
-            runner.stream.source.open(runner.stream.pipeline.projection(runner.stream.judge.fields))
             self._closing.append(runner.stream.source.close)
+            try:
+                runner.open()
+            except RetryableError as error:
+                self._degrade(runner, str(error), 0.0)
 
     def _open_sinks(self) -> None:
         for name in sorted({name for runner in self._runners for name in runner.config.sinks}):
             sink = build_sink(self._configuration, self._locator, name)
-            sink.open()
-            self._sinks[name] = sink
             self._closing.append(sink.close)
+            self._sinks[name] = sink
+            try:
+                sink.open()
+                self._open_sink_names.add(name)
+            except RetryableError as error:
+                log.warning("sink waits", sink=name, reason=str(error))
 
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
@@ -278,6 +294,7 @@ class Service:
             return self._degrade(runner, f"sink {blocking[0]} is full, reading waits for it", IDLE_S)
         room = [name for name in runner.config.sinks if name not in full]
         try:
+            runner.open()
             records = run_cycle(runner.stream, self._store, limit=runner.config.batch, sinks=room, spilled=full)
         except StoreBroken:
             raise
@@ -324,6 +341,9 @@ class Service:
             while not self._stop.is_set():
                 self._wake.clear()
                 try:
+                    if sink.id not in self._open_sink_names:
+                        sink.open()
+                        self._open_sink_names.add(sink.id)
                     offered = drain(sink, self._store, reader, limit=DRAIN_LIMIT, now=clock())
                     failures = 0
                 except StoreBroken:

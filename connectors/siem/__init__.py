@@ -11,7 +11,7 @@
 """
 
 from agent.ports import Connector
-from connectors.siem import source
+from connectors.siem import sink, source
 
-elasticsearch = Connector(source=source.build("elasticsearch"))
-opensearch = Connector(source=source.build("opensearch"))
+elasticsearch = Connector(source=source.build("elasticsearch"), sink=sink.build("elasticsearch"))
+opensearch = Connector(source=source.build("opensearch"), sink=sink.build("opensearch"))

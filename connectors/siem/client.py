@@ -80,7 +80,7 @@ class Access(BaseModel):
         for host in hosts:
             parts = urlsplit(host)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"expected https://HOST:PORT, found {parts.hostname or host!r}")
+                raise ValueError("expected https://HOST:PORT")
             if parts.username or parts.password:
                 raise ValueError("no credentials in an address: use username and password_file, or api_key_file")
             if parts.scheme == "http" and parts.hostname not in _LOOPBACK:

@@ -161,4 +161,4 @@ def clauses(ranges: Sequence[Range]) -> tuple[list[dict[str, Any]], int | None]:
             break
     if single:
         found.append({"terms": {"_seq_no": single}})
-    return found, None if end == ranges[-1][1] else end
+    return found, None if end is None or end == ranges[-1][1] else end

@@ -147,6 +147,7 @@ def test_numbers_that_repeat_lose_nothing_at_a_page_end(documents: list[tuple[in
 
 
 def test_clauses_say_the_ranges_or_where_they_end() -> None:
+    assert clauses([]) == ([], None)
     assert clauses([(3, 3), (5, 6), (10, 100)]) == (
         [{"range": {"_seq_no": {"gte": 10, "lte": 100}}}, {"terms": {"_seq_no": [3, 5, 6]}}],
         None,
