@@ -16,6 +16,13 @@ from connectors.siem.sink import SiemSink, build
 from tests.fake_siem import FakeSiem, Fault, Reply, Request, Step
 
 Flavour = Literal["elasticsearch", "opensearch"]
+
+
+def named(value: Any) -> str:
+    """Return the same name for a parameter in every process."""
+    return getattr(value, "__name__", None) or str(value)
+
+
 PARSING = {"type": "document_parsing_exception", "reason": "[1:45] object mapping for [host] found a concrete value"}
 
 
@@ -166,7 +173,7 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("answer", ELSEWHERE, ids=lambda answer: f"{answer}")
+@pytest.mark.parametrize("answer", ELSEWHERE, ids=named)
 def test_what_did_not_come_to_our_stream_is_rejected_with_its_place(siem: FakeSiem, answer: dict[str, Any]) -> None:
     siem.rollover()
     siem.on("_bulk", items({"create": {"_index": siem.backing[-1], "_id": "a", **answer}}))
@@ -206,7 +213,7 @@ def test_only_the_item_that_is_not_understood_waits(siem: FakeSiem) -> None:
     [Reply(429), Reply(503), Reply(502, b"<html>bad gateway"), Reply(500), Reply(401), Reply(403), Reply(404),
      Reply(405), Reply(200, b"<html>log in", {"content-type": "text/html"}), Fault("reset"), Fault("truncate"),
      Fault("hang"), Fault("reset", done=True)],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_a_request_in_trouble_loses_and_doubles_nothing(siem: FakeSiem, step: Step) -> None:
     """Its documents wait; offered again they are delivered, also if the trouble came after the write and a rollover."""
@@ -427,7 +434,7 @@ def _gone(siem: FakeSiem) -> Callable[[Request], Reply]:
     "step",
     [Reply(503), Reply(403), Fault("reset"), Reply(body={}), Reply(body={"docs": []}), Reply(body={"docs": [1]}),
      Reply(body={"docs": [{"_index": "other", "_id": "a", "found": False}]}), Reply(body=b"<html>"), _gone],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_a_repeat_that_cannot_be_looked_for_is_not_written(siem: FakeSiem, step: Any) -> None:
     siem.rollover()
@@ -449,7 +456,11 @@ def test_a_repeat_found_anywhere_is_delivered_whatever_the_others_say(siem: Fake
         assert sink.write([document("a", True)]) == [DELIVERED]
 
 
-@pytest.mark.parametrize("step", [Reply(503), Reply(403), Fault("reset"), Reply(body=[])], ids=str)
+@pytest.mark.parametrize(
+    "step",
+    [Reply(503), Reply(403), Fault("reset"), Reply(body=[])],
+    ids=lambda one: getattr(one, "__name__", None) or str(one),
+)
 def test_nothing_is_written_while_the_stream_cannot_be_seen(siem: FakeSiem, step: Step) -> None:
     with opened(siem) as sink:
         siem.on(siem.stream, step)
