@@ -100,7 +100,9 @@ class Records:
 
     *unread* names the partitions that still hold events after this fetch: they hold the watermark back. A name may
     stand for partitions that the source has not looked into yet. *projected*: the records hold only the fields asked
-    for. *counts* are the source's numbers for the books.
+    for. *again*: they may have been given long ago, so that alerts about them may be delivered already. *counts* are
+    the source's numbers for the books. What happened before *backfill* was there before the source was read for the
+    first time: alerts about it say so.
     """
 
     source: str
@@ -109,8 +111,10 @@ class Records:
     as_of: Timestamp
     unread: frozenset[str] = frozenset()
     projected: bool = False
+    again: bool = False
     notices: tuple[Notice, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    backfill: Timestamp = NO_TIME
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

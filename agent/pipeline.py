@@ -21,6 +21,10 @@ from agent.ports import Detector, StateView
 
 WATERMARKS = "vedette.watermarks"
 """The operator that keeps, by partition, the greatest event time read, and under `_STREAM` the stream's watermark."""
+LATE = "vedette.late"
+"""The operator that keeps the hours of event time of which events came too late: for `vedette replay --late`."""
+_LATE_KEPT = 1_000
+_HOUR = 3600 * SECOND
 _STREAM = ""
 _IDLE_STEP = 10 * SECOND
 """How far the clock must go before an empty fetch moves the watermark: a silent source costs a commit every 10 s."""
@@ -30,6 +34,9 @@ class States(Protocol):
     """The operators' states inside one transaction."""
 
     def view(self, operator: str) -> StateView: ...
+
+    def counted(self, name: str) -> int:
+        """Return how often the operators have counted *name* in this transaction."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ class Pipeline:
                 marks.put(name, normalised.marks[name])
         batch, filtered = self._filter(normalised.batch)
         findings = [finding for one in self.detectors for finding in one.detect(batch, states.view(one.id))]
+        if states.counted("late"):
+            _note_late(batch, _mark(marks, _STREAM), states.view(LATE))
         watermark = _watermark(records, marks)
         for one in self.detectors:
             findings.extend(one.advance(watermark, states.view(one.id)))
@@ -152,6 +161,30 @@ def _watermark(records: Records, marks: StateView) -> Timestamp:
         return before
     marks.put(_STREAM, reached)
     return reached
+
+
+def _note_late(batch: Batch, watermark: Timestamp, late: StateView) -> None:
+    """Keep the hours of the events that came after the newest of their partition, or after the watermark."""
+    behind = (batch.time < np.maximum(batch.high, watermark)) & ~batch.future
+    hours = {str(hour) for hour in np.unique(batch.time[behind] // _HOUR)}
+    room = _LATE_KEPT - sum(1 for _ in late.items())
+    new = sorted(hour for hour in hours if late.get(hour) is None)
+    for hour in new[: max(0, room)]:
+        late.put(hour, 1)
+    if len(new) > room:
+        late.count("hours_forgotten", len(new) - max(0, room))
+
+
+def late_spans(late: StateView) -> list[tuple[Timestamp, Timestamp]]:
+    """Return the spans of event time, [start, end), that some detector got too late; neighbours are joined."""
+    spans: list[tuple[Timestamp, Timestamp]] = []
+    for hour in sorted(int(key) for key, _ in late.items()):
+        start, end = hour * _HOUR, (hour + 1) * _HOUR
+        if spans and spans[-1][1] == start:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+    return spans
 
 
 def _mark(marks: StateView, partition: str) -> Timestamp:

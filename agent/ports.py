@@ -49,6 +49,18 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Replayable(Protocol):
+    """A source whose upstream can be asked again for what it held."""
+
+    def replay(
+        self, cursor: Cursor | None, *, place: str | None, start: Timestamp | None, end: Timestamp | None
+    ) -> Source:
+        """Return an unopened source that gives what lies in *place* (an index; None: everywhere) with an event time in
+        [start, end), each record with the identity that it has in the stream whose position is *cursor*.
+        """
+
+
+@runtime_checkable
 class Sink(Protocol):
     """Where documents go. `write` answers once for each document, in order; a repeated id leaves one document."""
 

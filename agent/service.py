@@ -21,21 +21,20 @@ from typing import Any, ClassVar, TypeVar
 
 import structlog
 
-from agent import plugins
-from agent.alerting import Judge, Suppression
+from agent.assemble import build_sink, build_stream
 from agent.config import Configuration, Locator, StreamConfig
 from agent.control import Control
-from agent.errors import ConfigError, RetryableError, VedetteError
+from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Records
-from agent.pipeline import Filter, Pipeline
-from agent.ports import Detector, Sink, Source
+from agent.pipeline import LATE, late_spans
+from agent.ports import Sink
+from agent.replay import Replay, Span
 from agent.store import Reader, Store, StoreBroken
 from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, drain, process, run_cycle
 
 log = structlog.get_logger()
 T = TypeVar("T")
-
 IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
 DRAIN_LIMIT = 500
@@ -45,77 +44,6 @@ PRUNE_EVERY_MIN = 60
 _NOT_THE_END = frozenset({"dead letters"})
 """A partition without a mark: reading dead letters again moves no watermark."""
 VERDICTS = ("true-positive", "false-positive", "benign")
-
-
-# --- assembling -------------------------------------------------------------------------------------------------------
-
-
-def build_pipeline(configuration: Configuration, locator: Locator, stream: StreamConfig, cache: Path) -> Pipeline:
-    """Make the detectors and filters that *stream* names; ConfigError with the line of what is wrong."""
-    detectors = [_detector(configuration, locator, name, cache) for name in stream.detectors]
-    filters = [
-        Filter(name, {key: frozenset(values) for key, values in configuration.filters[name].items()})
-        for name in stream.filters
-    ]
-    return Pipeline(detectors, filters)
-
-
-def build_source(configuration: Configuration, locator: Locator, name: str) -> Source:
-    section = configuration.sources[name]
-    with _at(locator("sources", name)):
-        return _made(plugins.connector(section.type).source, section.type, "source")(name, section.options)
-
-
-def build_sink(configuration: Configuration, locator: Locator, name: str) -> Sink:
-    section = configuration.sinks[name]
-    with _at(locator("sinks", name)):
-        return _made(plugins.connector(section.type).sink, section.type, "sink")(name, section.options)
-
-
-def build_stream(configuration: Configuration, locator: Locator, id: str, store: Store) -> Stream:
-    """Make the stream *id*, standing where *store* says; its source is not open yet."""
-    section = configuration.streams[id]
-    pipeline = build_pipeline(configuration, locator, section, store.folder / "cache")
-    source = build_source(configuration, locator, section.source)
-    cursor, state = store.load(id)
-    return Stream(id, source, pipeline, build_judge(configuration, id, pipeline), cursor, state)
-
-
-def build_judge(configuration: Configuration, stream: str, pipeline: Pipeline) -> Judge:
-    settings = configuration.alerts
-    return Judge(
-        pipeline.normaliser,
-        tenant=configuration.tenant,
-        stream=stream,
-        cap=settings.max_per_rule_and_hour,
-        suppressions={rule: Suppression(tuple(one.by), one.minutes * 60) for rule, one in settings.suppress.items()},
-    )
-
-
-def _detector(configuration: Configuration, locator: Locator, name: str, cache: Path) -> Detector:
-    section = configuration.detectors[name]
-    with _at(locator("detectors", name)):
-        return plugins.detector(section.type)(name, section.options, cache)
-
-
-def _made(make: T | None, connector: str, what: str) -> T:
-    if make is None:
-        raise ConfigError(f"connector {connector!r} has no {what}")
-    return make
-
-
-class _at:  # noqa: N801
-    """Gives a ConfigError from a plug-in the line of the section it was made from."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, ConfigError) and not error.path:
-            raise ConfigError(str(error), self._place) from None
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -176,6 +104,7 @@ class Service:
         self._threads: list[threading.Thread] = []
         self._store: Store
         self._closing: list[Callable[[], object]] = []
+        self._replays: list[Replay] = []
 
     def run(self) -> None:
         """Start, work, stop in order. Raises what made it stop, if that was not a signal or the end of the work."""
@@ -386,12 +315,37 @@ class Service:
             return acknowledge(self._store, request)
         if request.get("do") == "retry":
             return {"retried": sum(self._on_stream(one, partial(self._retry, one)) for one in self._runners)}
+        if request.get("do") == "replay":
+            return self._replay(request)
         if request.get("do") == "status":
             return {one.stream.id: {"status": one.status, "reason": one.reason} for one in self._runners}
         raise VedetteError(f"unknown request {request.get('do')!r}")
 
-    def _on_stream(self, runner: _Runner, work: Callable[[], int]) -> int:
-        future: Future[int] = Future()
+    def _replay(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Begin the replay that *request* describes, unless one runs; say how far it is."""
+        running = self._replays[-1] if self._replays else None
+        if request.get("spans") is not None or request.get("late"):
+            if running and not running.done:
+                raise VedetteError(f"a replay of stream {running.stream} runs already; wait for it")
+            running = replay_of(request, self._late)
+            self._replays.append(running)
+            self._store.record(running.stream, "replay", {"by": request["by"], "spans": len(running.spans)}, clock())
+            work = partial(running.run, self._configuration, self._locator, self._store)
+            threading.Thread(target=work, name="replay", daemon=True).start()
+            self._closing.append(running.stopped.set)
+        if running is None:
+            raise VedetteError("no replay has run since the start")
+        if running.done:
+            self._wake.set()
+        return running.report()
+
+    def _late(self, stream: str) -> list[Span]:
+        """Take the late spans of *stream* out of its state."""
+        runner = next(one for one in self._runners if one.stream.id == stream)
+        return self._on_stream(runner, partial(take_late, runner.stream, self._store))
+
+    def _on_stream(self, runner: _Runner, work: Callable[[], T]) -> T:
+        future: Future[T] = Future()
         runner.tasks.put((work, future))
         return future.result(timeout=60)
 
@@ -407,6 +361,26 @@ class Service:
     def _retry(self, runner: _Runner) -> int:
         with Reader(self._data) as reader:
             return retry_dead_letters(runner.stream, self._store, reader, sinks=runner.config.sinks)
+
+
+def replay_of(request: Mapping[str, Any], late: Callable[[str], Sequence[Span]]) -> Replay:
+    """Return the replay that *request* describes; *late* gives the spans of a stream that came too late."""
+    stream = str(request["stream"])
+    spans = late(stream) if request.get("late") else [Span(**one) for one in request["spans"]]
+    return Replay(stream, spans, warm_up=int(request.get("warm_up") or 0))
+
+
+def take_late(stream: Stream, store: Store) -> list[Span]:
+    """Return the spans of event time of which events came too late for *stream*, and forget them."""
+    transaction = stream.state.transaction()
+    view = transaction.view(LATE)
+    spans = [Span(start, end) for start, end in late_spans(view)]
+    for key, _ in list(view.items()):
+        view.delete(key)
+    if spans:
+        store.remember(stream.id, transaction.changes())
+        transaction.apply()
+    return spans
 
 
 def acknowledge(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -174,6 +174,10 @@ class Transaction:
             self._views[operator] = View(self._state._operators[operator])
         return self._views[operator]
 
+    def counted(self, name: str) -> int:
+        """Return how often the operators have counted *name* so far."""
+        return sum(view.counts.get(name, 0) for view in self._views.values())
+
     def changes(self) -> Changes:
         """Return what to store. Call it once, then `apply` if the store has committed it."""
         state = self._state

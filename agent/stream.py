@@ -71,6 +71,7 @@ def process(
         dead=found.dead,
         released=[one for one in released if one not in still_dead],
         counts={**found.counts, **records.counts},
+        again=records.again,
         events=[(one.action, {"place": one.place, "text": one.text}) for one in records.notices],
     )
     if not records.chunks and records.cursor == stream.cursor and not alerts and not commit.changes.deltas:

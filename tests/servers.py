@@ -332,6 +332,7 @@ def start(
     home = _home(flavour, release)
     user = _unprivileged()
     folder = Path(tempfile.mkdtemp(prefix=f"vedette-{flavour}-{major}-"))
+    keeper = _Keeper(folder)
     folder.chmod(0o711)  # whom the nodes run as reaches what is its own
     authority = _Authority(folder / "ca.pem") if security else None
     admin = authority.issue(_ADMIN, folder / "clients") if authority and plugin else (None, None)
@@ -347,7 +348,7 @@ def start(
         ca_file=str(folder / "ca.pem") if security else None,
         admin_cert=admin[0],
         admin_key=admin[1],
-        _keeper=_Keeper(folder),
+        _keeper=keeper,
         _authority=authority,
         _nodes=tuple(_Node(flavour, f"node-{index}", folder, java, user) for index in range(nodes)),
     )
@@ -627,8 +628,8 @@ def _java(release: _Release) -> Path:
         homes.append(Path(java).resolve().parent.parent)
     homes += [beside for home in list(homes) if home.is_dir() for beside in sorted(home.parent.iterdir())]
     for home in homes:
-        if not (home / "bin" / "jlink").exists() or not (home / "release").exists():  # no JDK, or a JRE only
-            continue
+        if not os.access(home / "bin" / "jlink", os.X_OK) or not os.access(home / "release", os.R_OK):
+            continue  # no Java, or one without tools, which Elasticsearch 9 does not run on
         found = re.search(r'^JAVA_VERSION="(\d+)', (home / "release").read_text(), re.MULTILINE)
         if found and int(found[1]) in release.jdk:
             return home

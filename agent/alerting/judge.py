@@ -21,6 +21,7 @@ from agent.model import (
     Factor,
     Finding,
     Notice,
+    Records,
     Reference,
     Revision,
     Timestamp,
@@ -129,12 +130,15 @@ class Judge:
         stream: str,
         cap: int | None,
         suppressions: Mapping[str, Suppression] | None = None,
+        span: tuple[Timestamp, Timestamp] | None = None,
     ) -> None:
+        """With a *span*, findings about other times than [start, end) make no alerts."""
         self._normaliser = normaliser
         self._tenant = tenant
         self._stream = stream
         self._cap = cap
         self._suppressions = suppressions or {}
+        self._span = span
 
     @property
     def fields(self) -> frozenset[str]:
@@ -150,7 +154,7 @@ class Judge:
         """
         records = batch.records
         lost = [loss_finding(notice, records.as_of) for notice in records.notices if notice.lost]
-        everything = [*findings, *_once_a_partition(dead), *lost]
+        everything = [*filter(self._is_wanted, findings), *_once_a_partition(dead), *lost]
         at_hand = _at_hand(findings, dead, batch)
         wanted = {one.evidence[0] for one in everything if one.evidence}
         missing = wanted if records.projected else wanted - at_hand.keys()
@@ -163,19 +167,24 @@ class Judge:
             seen = source
             if records.projected and finding.evidence and finding.evidence[0] in at_hand:
                 seen, _ = self._source(finding, at_hand, at_hand, records.as_of)
-            alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records.as_of, state))
+            alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records, state))
         return alerts
 
+    def _is_wanted(self, finding: Finding) -> bool:
+        return self._span is None or self._span[0] <= finding.time < self._span[1]
+
     def _alerts(
-        self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, as_of: Timestamp, state: StateView
+        self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, records: Records, state: StateView
     ) -> list[Alert]:
         deliver, storm = self._let_out(finding, state) if finding.revision == "fired" else (True, None)
-        body = self._build(finding, id, source, as_of, partial)
+        body = self._build(finding, id, source, records.as_of, partial)
+        if finding.time < records.backfill:
+            body["vedette"]["backfill"] = True
         about = finding.detector
         alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver, finding.revision)]
         if storm is not None:
             storm_id = alert_id(self._tenant, storm)
-            body = self._build(storm, storm_id, {}, as_of, False)
+            body = self._build(storm, storm_id, {}, records.as_of, False)
             alerts.append(Alert(storm_id, STORM.id, STORM.title, STORM.level, storm.time, body))
         return alerts
 

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from agent import plugins
-from agent.cli import alerts, deadletter, demo, run
+from agent.cli import alerts, deadletter, demo, run, siem
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 _CODES: tuple[tuple[type[VedetteError], int], ...] = (
@@ -31,6 +31,9 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("demo")(demo.demo)
+app.command("setup")(siem.setup)
+app.command("doctor")(siem.doctor)
+app.command("replay")(siem.replay)
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(deadletter.app, name="deadletter")
 

@@ -60,8 +60,9 @@ def retry(config: Config = CONFIG, data: Data = DATA) -> None:
 
 
 def _retry_here(config: Config, data: Data) -> int:
+    from agent.assemble import build_stream
     from agent.config import load
-    from agent.service import build_stream, retry_dead_letters
+    from agent.service import retry_dead_letters
     from agent.store import Reader, Store
 
     configuration, locator = load(config)

@@ -34,9 +34,9 @@ def plan(config: Config = CONFIG, data: Data = DATA, as_json: AsJson = False) ->
 
     Example: vedette plan -c vedette.yml
     """
+    from agent.assemble import build_pipeline, build_source
     from agent.cli.terminal import print_json
     from agent.config import load
-    from agent.service import build_pipeline, build_source
 
     configuration, locator = load(config)
     plans: dict[str, Any] = {}

@@ -58,7 +58,8 @@ class Commit:
     """One batch's whole effect: it happens at once or not at all.
 
     *sinks* get each deliverable alert that is not stored yet; *spilled* are full sinks that would have, and count it.
-    *released* are dead letters that were tried again and read.
+    *released* are dead letters that were tried again and read. *again*: what the alerts are about may have been read
+    long ago, so that a sink must look whether it has them.
     """
 
     stream: str
@@ -74,6 +75,7 @@ class Commit:
     released: Sequence[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,14 @@ class Store:
     def prune(self, now: Timestamp, *, days: int, max_bytes: int) -> int:
         """Forget delivered alerts that are older than *days* or, oldest first, beyond *max_bytes*; return how many."""
         return self._do(lambda connection: _prune(connection, now - days * 86_400 * SECOND, max_bytes))
+
+    def remember(self, stream: str, changes: Changes) -> None:
+        """Store *changes* to what the operators of *stream* know, without a batch."""
+        self._do(lambda connection: _store_changes(connection, stream, changes))
+
+    def forget(self, stream: str) -> None:
+        """Drop where *stream* stands and what its operators know."""
+        self._do(lambda connection: _forget(connection, stream))
 
     def acknowledge(self, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp) -> int:
         """Note that *by* has looked at the alert; return how many alerts that was (0: no such id)."""
@@ -355,7 +365,8 @@ def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> b
     if alert.deliver:
         number = connection.last_insert_rowid()
         connection.executemany(
-            "INSERT INTO outbox (sink, alert) VALUES (?, ?)", [(sink, number) for sink in commit.sinks]
+            "INSERT INTO outbox (sink, alert, attempts) VALUES (?, ?, ?)",
+            [(sink, number, int(commit.again)) for sink in commit.sinks],
         )
     return True
 
@@ -369,6 +380,11 @@ def _says_more(connection: apsw.Connection, alert: Alert) -> bool:
 def _substance(document: Mapping[str, Any]) -> tuple[Any, ...]:
     own = document["vedette"]
     return document["event"]["reason"], own["explain"], own["evidence"]
+
+
+def _forget(connection: apsw.Connection, stream: str) -> None:
+    for table, column in (("stream", "id"), ("state_part", "stream"), ("state_delta", "stream")):
+        connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (stream,))  # noqa: S608
 
 
 def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Waiting, Outcome]], now: Timestamp) -> None:

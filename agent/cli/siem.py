@@ -1,0 +1,245 @@
+"""`vedette setup`, `vedette doctor` and `vedette replay`: everything about the SIEM on the other side."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+from agent.config.model import SinkConfig
+from agent.errors import ConfigError, VedetteError
+from agent.ports import Check, Examinable, Sink, Source
+
+_STYLES = {"changed": "cyan", "warning": "yellow", "failed": "bold red"}
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def setup(
+    config: Config = CONFIG,
+    print_roles: Annotated[
+        bool, typer.Option("--print-roles", help="Only print the least privileges that each account needs.")
+    ] = False,
+    username: Annotated[str | None, typer.Option(help="Account that may install (role vedette-setup).")] = None,
+    password_file: Annotated[str | None, typer.Option(help="File with that account's password.")] = None,
+    api_key_file: Annotated[str | None, typer.Option(help="File with an API key instead (Elasticsearch).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Install what the alert stream needs: ingest pipeline, mapping and index template. A second run changes nothing.
+
+    Example: vedette setup -c vedette.yml --username admin --password-file admin.password
+    """
+    from agent.assemble import build_sink, build_source
+    from agent.cli.terminal import print_json, say
+    from agent.config import load
+    from agent.normalise.catalogue import catalogue
+    from agent.ports import Installable, Privileged
+
+    configuration, locator = load(config)
+    if print_roles:
+        parts: list[Source | Sink] = [
+            *(build_source(configuration, locator, name) for name in configuration.sources),
+            *(build_sink(configuration, locator, name) for name in configuration.sinks),
+        ]
+        roles: dict[str, Any] = {}
+        for part in parts:
+            for name, body in part.roles().items() if isinstance(part, Privileged) else ():
+                roles[_unused(roles, name, part.id, body)] = body
+        print_json([roles])
+        return
+    account = {"username": username, "password_file": password_file, "api_key_file": api_key_file}
+    fields = {name: field.type for name, field in catalogue().fields.items()}
+    rows: list[dict[str, Any]] = []
+    for name, section in configuration.sinks.items():
+        sinks = {**configuration.sinks, name: _as_account(section, account)}
+        sink = build_sink(configuration.model_copy(update={"sinks": sinks}), locator, name)
+        if not isinstance(sink, Installable):
+            continue
+        for check in sink.install(fields):
+            rows.append({"part": f"sink {name}", **_row(check)})
+            _show(rows[-1], as_json)
+        sink.close()
+    if not rows:
+        say("no sink needs anything installed")
+    raise typer.Exit(1 if any(row["state"] == "failed" for row in rows) else 0)
+
+
+def doctor(config: Config = CONFIG, as_json: AsJson = False) -> None:
+    """Look at every source and sink and say what is wrong and what to do. Exit code 1 if something does not work.
+
+    Example: vedette doctor -c vedette.yml
+    """
+    from agent.assemble import build_sink, build_source
+    from agent.config import load
+
+    configuration, locator = load(config)
+    parts: list[tuple[str, Source | Sink]] = [
+        *((f"source {name}", build_source(configuration, locator, name)) for name in configuration.sources),
+        *((f"sink {name}", build_sink(configuration, locator, name)) for name in configuration.sinks),
+    ]
+    rows: list[dict[str, Any]] = []
+    for place, part in parts:
+        for row in _examined(part) if isinstance(part, Examinable) else _opened(part):
+            rows.append({"part": place, **row})
+            _show(rows[-1], as_json)
+        part.close()
+    raise typer.Exit(1 if any(row["state"] == "failed" for row in rows) else 0)
+
+
+def replay(
+    config: Config = CONFIG,
+    data: Data = DATA,
+    stream: Annotated[str | None, typer.Option(help="Which stream; needed if there are several.")] = None,
+    index: Annotated[str | None, typer.Option(help="Read this index again, a copy or restored one too.")] = None,
+    begin: Annotated[str | None, typer.Option("--from", help="Events from this time on (ISO 8601).")] = None,
+    end: Annotated[str | None, typer.Option("--to", help="Events before this time (ISO 8601).")] = None,
+    late: Annotated[bool, typer.Option("--late", help="The hours of which events came too late for windows.")] = False,
+    warm_up: Annotated[
+        str, typer.Option("--warm-up", help="Read so much before it, for detectors that learn (such as 14d).")
+    ] = "0d",
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate again what the SIEM still holds: known alerts are found again and not sent twice, missing ones added.
+
+    A running daemon does it; without one, the command does it itself and the next run sends what is new.
+
+    Example: vedette replay -c vedette.yml --from 2026-11-01T00:00Z --to 2026-11-02T00:00Z
+    """
+    from agent.cli.terminal import print_json, say
+    from agent.config import load
+    from agent.control import ask
+
+    if bool(index or begin or end) == late:
+        raise typer.BadParameter("say what to read again: --index, --from and --to, or --late")
+    configuration, locator = load(config)
+    name = _stream(configuration.streams, stream)
+    spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
+    request = {"do": "replay", "stream": name, "spans": spans, "late": late, "warm_up": _duration(warm_up),
+               "by": getpass.getuser()}  # fmt: skip
+    report = ask(data, request)
+    if report is None:
+        report = _replay_here(request, configuration, locator, data)
+    else:
+        with _Waiting(as_json) as waiting:
+            while not report["done"]:
+                waiting.show(report)
+                time.sleep(0.5)
+                report = ask(data, {"do": "replay"}) or {**report, "done": True, "error": "the daemon has ended"}
+    if report["error"]:
+        raise VedetteError(f"replay ended early after {report['read']:,} events: {report['error']}")
+    if as_json:
+        print_json([report])
+    else:
+        say(f"{report['read']:,} events read again in {report['spans']} spans: {report['new']:,} new alerts")
+
+
+def _replay_here(request: Mapping[str, Any], configuration: Any, locator: Any, data: Path) -> dict[str, Any]:
+    from agent.assemble import build_stream
+    from agent.service import replay_of, take_late
+    from agent.store import Store
+
+    store = Store(data)
+    try:
+        job = replay_of(request, lambda name: take_late(build_stream(configuration, locator, name, store), store))
+        job.run(configuration, locator, store)
+        return job.report()
+    finally:
+        store.close()
+
+
+class _Waiting:
+    """A line that says how far the daemon's replay is, on a terminal only."""
+
+    def __init__(self, quiet: bool) -> None:
+        from rich.console import Console
+
+        self._status = Console(stderr=True, quiet=quiet).status("replay")
+
+    def __enter__(self) -> _Waiting:
+        self._status.start()
+        return self
+
+    def show(self, report: Mapping[str, Any]) -> None:
+        self._status.update(f"replay: {report['read']:,} events, {report['new']:,} new alerts")
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+
+def _stream(streams: Mapping[str, Any], name: str | None) -> str:
+    if name is None and len(streams) == 1:
+        return next(iter(streams))
+    if name is None or name not in streams:
+        raise ConfigError(f"--stream: expected one of {', '.join(sorted(streams))}")
+    return name
+
+
+def _time(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-01T00:00Z") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1_000_000)
+
+
+def _duration(text: str) -> int:
+    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
+    if not found:
+        raise typer.BadParameter(f"{text!r} is no duration; write 12h or 14d")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _as_account(section: SinkConfig, account: Mapping[str, str | None]) -> SinkConfig:
+    """Return the sink's section with the credentials of *account*, if one is named."""
+    given = {key: value for key, value in account.items() if value is not None}
+    own = {key: value for key, value in section.model_dump().items() if not given or key not in account}
+    return SinkConfig.model_validate({**own, **given})
+
+
+def _unused(taken: Mapping[str, Any], name: str, part: str, body: object) -> str:
+    """Return a role name that is free, or that stands for the same privileges already."""
+    return name if taken.get(name, body) == body else f"{name}-{part}"
+
+
+def _examined(part: Examinable) -> Iterator[dict[str, Any]]:
+    for check in part.examine():
+        yield _row(check)
+
+
+def _opened(part: Source | Sink) -> Iterator[dict[str, Any]]:
+    """Yield what opening a source or sink says that cannot look deeper."""
+    try:
+        if isinstance(part, Source):
+            part.open(frozenset())
+        else:
+            part.open()
+        yield {"check": "open", "state": "ok", "detail": "can be opened", "remedy": ""}
+    except VedetteError as error:
+        yield {"check": "open", "state": "failed", "detail": str(error), "remedy": ""}
+
+
+def _row(check: Check) -> dict[str, Any]:
+    return {"check": check.name, "state": check.state, "detail": check.detail, "remedy": check.remedy}
+
+
+def _show(row: Mapping[str, Any], as_json: bool) -> None:
+    from agent.cli.terminal import print_json, safe, say
+
+    if as_json:
+        print_json([row])
+        return
+    say(
+        f"{row['state']:8} {safe(row['part'])}: {safe(row['check'])}: {safe(row['detail'])}",
+        _STYLES.get(row["state"], ""),
+    )
+    if row["remedy"]:
+        say(f"         -> {safe(row['remedy'])}")

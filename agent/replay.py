@@ -1,0 +1,114 @@
+"""Evaluating again what a stream's upstream still holds: an index, a span of event time, or what came too late.
+
+A replay is a stream of its own with a fresh state; it reads each record under the identity that it has in the original
+stream, so it finds that stream's alerts again and adds only what is missing. Detectors that learn know only what the
+replay itself reads: its warm-up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from agent.assemble import build_judge, build_pipeline, build_source
+from agent.config import Configuration, Locator
+from agent.errors import RetryableError, VedetteError
+from agent.model import SECOND, Timestamp
+from agent.ports import Replayable
+from agent.state import State
+from agent.store import Reader, Store
+from agent.store.sqlite import backoff
+from agent.stream import Stream, run_cycle
+
+IDLE_S = 0.2
+PATIENCE = 8
+"""Failures in a row after which a replay gives up; it may be run again."""
+FOREVER = 2**62
+
+
+@dataclass(frozen=True)
+class Span:
+    """What to evaluate again: event times in [start, end), in *place* (an index; None: wherever the stream reads)."""
+
+    start: Timestamp | None = None
+    end: Timestamp | None = None
+    place: str | None = None
+
+
+@dataclass
+class Replay:
+    """One run over *spans*. The numbers grow while it runs; *error* is set if it ended early."""
+
+    stream: str
+    spans: Sequence[Span]
+    warm_up: int = 0
+    """Seconds before each span that are read to learn from."""
+    read: int = 0
+    new: int = 0
+    spans_done: int = 0
+    done: bool = False
+    error: str = ""
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def run(self, configuration: Configuration, locator: Locator, store: Store) -> None:
+        """Work through all spans; never raises, see *error*."""
+        try:
+            for span in self.spans:
+                self._run(span, configuration, locator, store)
+                self.spans_done += 1
+        except VedetteError as error:
+            self.error = str(error)
+        finally:
+            self.done = True
+
+    def report(self) -> dict[str, Any]:
+        """Return how far it is, as JSON-able data."""
+        return {"stream": self.stream, "spans": len(self.spans), "spans_done": self.spans_done, "read": self.read,
+                "new": self.new, "done": self.done, "error": self.error}  # fmt: skip
+
+    def _run(self, span: Span, configuration: Configuration, locator: Locator, store: Store) -> None:
+        stream = self._make(span, configuration, locator, store)
+        store.forget(stream.id)
+        stream.source.open(stream.pipeline.projection(stream.judge.fields))
+        section = configuration.streams[self.stream]
+        before, failures = _alerts(store, stream.id), 0
+        try:
+            while not self.stopped.is_set():
+                try:
+                    records = run_cycle(stream, store, limit=section.batch, sinks=section.sinks)
+                except RetryableError as error:
+                    failures += 1
+                    if failures >= PATIENCE:
+                        raise
+                    self.stopped.wait(backoff(failures, error.retry_after))
+                    continue
+                failures = 0
+                self.read += len(records)
+                if not len(records):
+                    if not records.unread:
+                        break
+                    self.stopped.wait(IDLE_S)
+        finally:
+            stream.source.close()
+            store.forget(stream.id)
+            self.new += _alerts(store, stream.id) - before
+
+    def _make(self, span: Span, configuration: Configuration, locator: Locator, store: Store) -> Stream:
+        section = configuration.streams[self.stream]
+        original = build_source(configuration, locator, section.source)
+        if not isinstance(original, Replayable):
+            raise VedetteError(f"source {section.source} cannot be asked again; 'vedette scan' evaluates files anew")
+        begin = None if span.start is None else span.start - self.warm_up * SECOND
+        cursor, _ = store.load(self.stream)
+        source = original.replay(cursor, place=span.place, start=begin, end=span.end)
+        pipeline = build_pipeline(configuration, locator, section, store.folder / "cache")
+        bounds = (-FOREVER if span.start is None else span.start, FOREVER if span.end is None else span.end)
+        judge = build_judge(configuration, self.stream, pipeline, span=bounds)
+        return Stream(f"{self.stream}/replay", source, pipeline, judge, None, State())
+
+
+def _alerts(store: Store, stream: str) -> int:
+    with Reader(store.folder) as reader:
+        return reader.counters(stream).get(stream, {}).get("alerts", 0)
