@@ -155,7 +155,8 @@ def own_paths(name: str) -> Paths:
 def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -> frozenset[str]:
     """Return every place, dotted, that may be read of records of *format*, whatever kinds they turn out to be.
 
-    A kind without constants is asked for each layer of each mapping: nothing can be folded away then.
+    A kind that tells nothing of itself is asked for each layer of each mapping: nothing can be folded away then. Kinds
+    are told apart by their constants, so each has its number as one.
     """
     paths: set[Path] = set()
     for mapping in mappings:
@@ -163,7 +164,10 @@ def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -
             continue
         products = [mapping.product({}), *map(mapping.product, mapping.layer_identities())]
         names = frozenset().union(
-            *(wanted(Kind(mapping.name, (), product.renames, mapping.prefix)) for product in products)
+            *(
+                wanted(Kind(mapping.name, (("vedette.layer", number),), product.renames, mapping.prefix))
+                for number, product in enumerate(products)
+            )
         )
         natives = {item.native for product in products for name in names for item in product.fields.get(name, ())}
         for shape in mapping.shapes:

@@ -305,22 +305,27 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
 
 def _effective(cluster: Cluster, digest: str) -> Check:
     """Ask the server what our template gives together with the operator's own component template."""
-    answer = cluster.request("POST", f"/_index_template/_simulate/{NAME}")
-    settings = answer.body["template"]["settings"]["index"]
-    mappings = answer.body["template"]["mappings"]
+    template = cluster.request("POST", f"/_index_template/_simulate/{NAME}").body.get("template")
     wrong = [
-        f"{name} is {found}"
-        for name, found, wanted in (
-            ("final_pipeline", settings.get("final_pipeline"), NAME),
-            ("dynamic", mappings.get("dynamic"), "false"),
-            ("the mapping's digest", mappings.get("_meta", {}).get("digest"), digest),
+        f"{'.'.join(path)} is {found}"
+        for path, wanted in (
+            (("settings", "index", "final_pipeline"), NAME),
+            (("mappings", "dynamic"), "false"),
+            (("mappings", "_meta", "digest"), digest),
         )
-        if str(found).lower() != wanted
+        if str(found := _at(template, *path)).lower() != wanted
     ]
     if wrong:
         return Check("effective template", "failed", f"with {CUSTOM}: {', '.join(wrong)}",
                      f"remove from the component template {CUSTOM} what is not yours to change")  # fmt: skip
     return Check("effective template", "ok", f"new backing indices get this mapping and the pipeline {NAME}")
+
+
+def _at(value: Any, *path: str) -> Any:
+    """Return what lies at *path* in nested objects, None where one is missing."""
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _overruled(cluster: Cluster, stream: str) -> Check:
@@ -444,7 +449,7 @@ _SET_UP: Mapping[FlavourName, tuple[Sequence[str], Sequence[str]]] = {
             "indices:admin/index_template/put",
             "indices:admin/index_template/simulate",
         ],
-        [*_OPEN_METADATA, "indices:admin/rollover"],
+        [*_OPEN_METADATA, "indices:admin/rollover", "indices:monitor/stats"],
     ),
 }
 
@@ -522,8 +527,8 @@ def _reach(cluster: Cluster) -> Iterator[Check]:
         yield Check("reach", "warning", name, f"supported are versions {majors}: upgrade the cluster")
     try:
         status = cluster.request("GET", "/_cluster/health", params={"filter_path": "status"}).body["status"]
-    except Denied:
-        return  # not among the privileges that we need
+    except (Denied, Refused):
+        return  # not among the privileges that we need; a serverless cluster has no such request
     if status == "red":
         yield Check("health", "failed", "the cluster is red: some primary shards are missing",
                     "see GET _cluster/allocation/explain for the first of them")  # fmt: skip
@@ -583,9 +588,9 @@ def _indices(cluster: Cluster, pattern: str) -> Mapping[str, bool]:
 
 def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
     running: dict[str, int] = {}
-    shards: dict[str, int] | None = running
+    shards = None if cluster.build == "serverless" else running
     try:
-        for some in _lines(names):
+        for some in _lines(names) if shards is not None else ():
             answer = cluster.request("GET", f"/{some}/_stats/refresh", params={
                 "level": "shards", "filter_path": "indices.*.shards.*.routing.state,indices.*.shards.*.routing.primary",
                 "ignore_unavailable": True})  # fmt: skip
@@ -599,9 +604,11 @@ def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
     except Denied as error:
         yield _denied("settings", error, cluster, "monitor", "indices:monitor/settings/get", SOURCE)
     try:
-        yield _clock(cluster, names[0])
+        yield _clock(cluster, next(iter(running), names[0]))
     except Denied as error:
         yield _denied("search", error, cluster, "read", "indices:data/read/search", SOURCE)
+    except RetryableError as error:
+        yield Check("search", "failed", str(error), "mend the cluster's shards, or wait until they are back")
     yield from _examine_restrictions(cluster)
 
 
@@ -649,10 +656,9 @@ def _examine_restrictions(cluster: Cluster) -> Iterator[Check]:
     if cluster.flavour != "elasticsearch":
         return
     try:
-        answer = cluster.request("GET", "/_security/user/_privileges", accept={400, 404, 405, 500})
-    except (Denied, RetryableError, Refused):
+        granted = cluster.request("GET", "/_security/user/_privileges").body.get("indices", [])
+    except VedetteError:  # no security, no restrictions
         return
-    granted = answer.body.get("indices", []) if answer.status == 200 else []
     narrow = sorted({name for one in granted if one.get("query") for name in one["names"]})
     if narrow:
         yield Check("feed", "warning", f"document-level security hides documents of {_some(narrow)}, so {_TIMED}",
@@ -722,7 +728,7 @@ def _examine_templates(cluster: Cluster, stream: str) -> Iterator[Check]:
         if not stored:
             yield Check("mapping", "failed", f"there is no component template {NAME} of ours", again)
         elif meta:
-            yield _effective(cluster, str(stored["digest"]))
+            yield _effective(cluster, str(stored.get("digest")))
         if not _pipeline_stands(cluster):
             yield Check("pipeline", "failed", f"{NAME} is missing or changed; without it alerts are refused", again)
     except Denied:
@@ -754,7 +760,7 @@ def _examine_mapping(stream: _Stream) -> Iterator[Check]:
     if meta.get("managed_by") != "vedette":
         yield Check("stream", "failed", f"{stream.write} has not our mapping", "run vedette setup")
         return
-    types = mappings.get("properties", {}).get("data_stream", {}).get("properties", {})
+    types = _at(mappings, "properties", "data_stream", "properties") or {}
     said = ", ".join(f"data_stream.{one} {form.get('type')}" for one, form in sorted(types.items()))
     if meta.get("layout") == _LAYOUT:
         yield Check("stream", "ok", f"{stream.write}, one of {len(stream.backing)}, has our mapping: {said}")
@@ -801,8 +807,10 @@ def _examine_newest(cluster: Cluster, name: str) -> Iterator[Check]:
 def _examine_create(cluster: Cluster, name: str) -> Check:
     """Create an alert that no stream takes, since it has no time: whoever may not create is told so first."""
     line = orjson.dumps({"create": {"_index": name, "_id": "vedette-doctor"}})
-    answer = cluster.request("POST", "/_bulk", body=line + b"\n{}\n")
-    item = answer.body["items"][0]["create"]
+    try:
+        item = cluster.request("POST", "/_bulk", body=line + b"\n{}\n").body["items"][0]["create"]
+    except Denied as error:
+        return _denied("write", error, cluster, "create_doc", "indices:data/write/bulk", SINK)
     reason = str((item.get("error") or {}).get("reason"))
     if item["status"] == 403 and "block" not in reason:
         return _denied("write", Denied(403, reason), cluster, "create_doc", "indices:data/write/index", SINK)

@@ -27,6 +27,8 @@ from pydantic import Field, ValidationError
 
 from agent.errors import ConfigError, RecordError, RetryableError, VedetteError
 from agent.model import DELIVERED, Document, Outcome
+from agent.ports import Check
+from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
 from connectors.siem.install import SINK, stream_name
 
@@ -139,6 +141,17 @@ class SiemSink:
 
     def close(self) -> None:
         self._cluster.close()
+
+    def install(self, fields: Mapping[str, str]) -> Iterator[Check]:
+        self._cluster.connect()
+        yield from install.install(self._cluster, self._stamp["namespace"], fields)
+
+    def examine(self) -> Iterator[Check]:
+        return install.examine_sink(self._cluster, self._stamp["namespace"])
+
+    def roles(self) -> Mapping[str, Any]:
+        flavour, namespace = self._cluster.flavour, self._stamp["namespace"]
+        return {**install.sink_roles(flavour, namespace), **install.setup_roles(flavour, namespace)}
 
     # --- where it goes ------------------------------------------------------------------------------------------------
 

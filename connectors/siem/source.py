@@ -3,9 +3,9 @@
 Each shard is read as a change feed (feed.py): by sequence number, on one pinned copy, no further than the global
 checkpoint. Indices that have none of this are read by time (timed.py), and `notes` says which and why.
 
-Cursor: ``{"since": µs or null, "indices": {uuid: row}, "gone": {uuid: [name, lineage, created]}}``; a row holds the
-index's name, lineage, time of creation and its shards' positions. An index derived from one already read inherits
-"done" and its lineage, so that its documents keep their identity.
+Cursor: ``{"since": µs or null, "began": µs, "indices": {uuid: row}, "gone": {uuid: [name, lineage, created]}}``; a row
+holds the index's name, lineage, time of creation and its shards' positions. An index derived from one already read
+inherits "done" and its lineage, so that its documents keep their identity.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,9 @@ from pydantic import Field, ValidationError, field_validator
 
 from agent.errors import ConfigError, RetryableError
 from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Reference, Timestamp
+from agent.ports import Check
 from connectors.siem import indices as siem
+from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, segment
 from connectors.siem.feed import START, Position, Proof, Sight, clauses
 from connectors.siem.indices import Identity
@@ -115,8 +117,6 @@ class _Shard:
     next_at: float = 0.0
     changed_at: float = 0.0
     pause: float = 0.0
-    broken: bool = False
-    """Its history broke: what was read before is read again."""
     gap: str = ""
     last: str = ""
     """`@timestamp` of the last document read: who is furthest behind is read first."""
@@ -142,6 +142,8 @@ class _Index:
     skipped: str = ""
     """Why it is not read: what it was derived from."""
     shards: dict[int, _Shard] = field(default_factory=dict)
+    again: bool = False
+    """A history broke: what is read may have been read before."""
     writable: bool = True
     closed: bool = False
     looked_at: float = 0.0
@@ -156,7 +158,7 @@ class _Index:
         if self.row is None:
             positions = {str(one.number): one.position.row() for one in self.shards.values() if one.position}
             self.row = {"name": self.name, "lineage": self.lineage, "created": self.identity.created,
-                        "shards": positions, **({"skipped": self.skipped} if self.skipped else {})}  # fmt: skip
+                        "shards": positions, "again": self.again, "skipped": self.skipped}  # fmt: skip
         return self.row
 
 
@@ -194,6 +196,7 @@ class SiemSource:
         self._fields: frozenset[str] = frozenset()
         self._cursor: Cursor | None = None
         self._since: Timestamp | None = None
+        self._began: Timestamp = 0
         self._indices: dict[str, _Index] = {}
         self._gone: dict[str, list[Any]] = {}
         self._proofs: dict[str, Proof] = {}
@@ -248,6 +251,12 @@ class SiemSource:
                         found[reference] = hit["_source"]
         return found
 
+    def examine(self) -> Iterator[Check]:
+        return install.examine_source(self.cluster, self._options.indices)
+
+    def roles(self) -> Mapping[str, Any]:
+        return install.source_roles(self.cluster.flavour, self._options.indices)
+
     def notes(self) -> Mapping[str, str]:
         return dict(self._notes)
 
@@ -284,17 +293,20 @@ class SiemSource:
             self._clock(),
             self._unread(),
             projected=self._source_filter() is not True,
+            again=self._span is not None or any(shard.index.again for shard, _ in pages),
             notices=notices,
             counts=counts,
+            backfill=self._began,
         )
 
     def _stand_at(self, after: Cursor | None) -> None:
         """Begin at the position *after*, as if nothing had been read beyond it."""
         if after is None:
-            self._since = None if self._span else self._options.since(self._clock())
+            self._began = self._clock()
+            self._since = None if self._span else self._options.since(self._began)
             after = {}
         else:
-            self._since = after["since"]
+            self._since, self._began = after["since"], after["began"]
         self._gone = dict(after.get("gone", {}))
         rows = after.get("indices", {})
         for uuid in [uuid for uuid in self._indices if uuid not in rows]:
@@ -304,7 +316,8 @@ class SiemSource:
             if index is None:
                 identity = Identity(row["name"], uuid, row["created"], UNKNOWN, "", "", False, False, "")
                 index = self._indices[uuid] = _Index(identity, row["lineage"])
-            index.lineage, index.skipped, index.row = row["lineage"], row.get("skipped", ""), row
+            index.again = row["again"]
+            index.lineage, index.skipped, index.row = row["lineage"], row["skipped"], row
             for number, position in row["shards"].items():
                 shard = index.shards.setdefault(int(number), _Shard(index, int(number)))
                 shard.position = Position.from_row(position)
@@ -312,7 +325,7 @@ class SiemSource:
                 if str(shard.number) not in row["shards"]:
                     shard.position = None
                 shard.dirty, shard.round, shard.next_at = True, None, 0.0
-        self._cursor = {"since": self._since, "indices": dict(rows), "gone": dict(self._gone)}
+        self._cursor = self._cursor_of(dict(rows))
         self._looked_at = 0.0
         self._notices.clear()
         self._counts.clear()
@@ -323,9 +336,12 @@ class SiemSource:
         assert before is not None
         same = before["indices"].keys() == rows.keys() and all(before["indices"][uuid] is rows[uuid] for uuid in rows)
         if not same or before["gone"] != self._gone:
-            self._cursor = {"since": self._since, "indices": rows, "gone": dict(self._gone)}
+            self._cursor = self._cursor_of(rows)
         assert self._cursor is not None
         return self._cursor
+
+    def _cursor_of(self, rows: dict[str, Any]) -> Cursor:
+        return {"since": self._since, "began": self._began, "indices": rows, "gone": dict(self._gone)}
 
     def _unread(self) -> frozenset[str]:
         """Return the shards that hold back the watermark: what changed within a minute may still become visible."""
@@ -430,7 +446,7 @@ class SiemSource:
         text = f"index {index.name} was {why}"
         if unread and copies:
             text += f" with up to {unread} operations unread; reading its copy {copies[0].name} instead"
-            copies[0].skipped, copies[0].row = "", None
+            copies[0].skipped, copies[0].again, copies[0].row = "", True, None
         elif unread:
             text += f" with up to {unread} operations unread: no rule has seen them"
         if not index.skipped:
@@ -504,8 +520,8 @@ class SiemSource:
         text = f"{place}: history changed or went back; reading again from the start, known alerts are not raised again"
         self._notices.append(Notice("history-break", place, text))
         self._counts["history_breaks"] += 1
-        shard.position, shard.round, shard.dirty, shard.broken = None, None, True, True
-        shard.index.row = None
+        shard.position, shard.round, shard.dirty = None, None, True
+        shard.index.again, shard.index.row = True, None
 
     def _confirm(self, names: set[str]) -> None:
         """Look again at the indices that gave documents: was it still the index, history and copy that we meant?"""
@@ -556,7 +572,7 @@ class SiemSource:
         since = self._since
         if since is None or shard.index.identity.created * 1000 >= since:
             return START
-        if self._options.start == "now" and not shard.broken:
+        if self._options.start == "now" and not shard.index.again:
             return sight.checkpoint
         body = {"size": 1, "_source": False, "track_total_hits": False}
         place = (shard.number, sight.copy)
@@ -680,10 +696,9 @@ class SiemSource:
     # --- what commands ask --------------------------------------------------------------------------------------------
 
     def replay(
-        self, cursor: Cursor | None, *, index: str | None, start: Timestamp | None, end: Timestamp | None
+        self, cursor: Cursor | None, *, place: str | None, start: Timestamp | None, end: Timestamp | None
     ) -> SiemSource:
-        """Return a source that reads again what lies in *index* (or all) and [start, end), with the same identities."""
-        options = self._options.model_copy(update={"indices": [index]} if index else {})
+        options = self._options.model_copy(update={"indices": [place]} if place else {})
         return SiemSource(
             self.id, self.cluster.flavour, options, self._clock, span=Span(start, end), lineages=cursor or {}
         )

@@ -16,11 +16,13 @@ from typing import Any
 import evtx
 import pytest
 
+from agent import plugins
 from agent.errors import RecordError
-from agent.model import UNPARSED, Chunk, Kind, Records
+from agent.model import DOCUMENT, UNPARSED, Chunk, Kind, Records
 from agent.normalise import Normaliser
 from agent.normalise.catalogue import catalogue
 from agent.normalise.clock import parse
+from agent.pipeline import Pipeline
 from tests.integration.integrations import compare, table
 
 DATA = Path(os.environ.get("VEDETTE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -201,3 +203,44 @@ def test_what_is_not_mapped_yet_is_a_dead_letter() -> None:
     line = b'type=EXECVE msg=audit(1604994496.155:92733): argc=2 a0="arp"'
     with pytest.raises(RecordError):
         Normaliser(lambda kind: frozenset()).document("syslog", line, as_of=AS_OF)
+
+
+def projected(document: Any, places: frozenset[str]) -> Any:
+    """Return what a SIEM gives of a document when only *places* are asked for; a star stands for any name."""
+    stars = [place.partition("*") for place in places if "*" in place]
+
+    def is_asked(name: str) -> bool:
+        return name in places or any(name.startswith(a) and name.endswith(b) for a, _, b in stars)
+
+    def keep(value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return {k: kept for k, v in value.items() if (kept := of(v, f"{name}.{k}" if name else k)) is not None}
+        return [kept for one in value if isinstance(one, dict) and (kept := keep(one, name))]
+
+    def of(value: Any, name: str) -> Any:
+        if is_asked(name):
+            return value
+        return (keep(value, name) or None) if isinstance(value, dict | list) else None
+
+    return keep(document, "")
+
+
+@pytest.mark.parametrize("product", ["windows", "cloudtrail"])
+def test_projected_documents_give_the_same_columns(real: list[tuple[str, list[bytes]]], product: str) -> None:
+    """What a source leaves out, no rule reads: every column of every real event is the same without it."""
+    detector = plugins.detector("sigma")("rules", {"path": "builtin"}, None)
+    formats = {"windows": ("json", "evtx"), "cloudtrail": ("cloudtrail",)}[product]
+    whole = [json.loads(line) for format, raw in real if format in formats for line in raw[::3]]
+    places = Pipeline([detector]).projection()
+    part = [projected(document, places) for document in whole]
+    assert sum(map(len, map(str, part))) < sum(map(len, map(str, whole)))
+    batches = []
+    for documents in (whole, part):
+        chunk = Chunk("p", "index", DOCUMENT, range(len(documents)), documents)
+        batches.append(Normaliser(detector.fields)(Records("s", (chunk,), {}, AS_OF), {}).batch)
+    assert [batches[0].kinds[number] for number in batches[0].kind] == [batches[1].kinds[n] for n in batches[1].kind]
+    assert list(batches[0].time) == list(batches[1].time)
+    assert batches[0].columns.keys() == batches[1].columns.keys()
+    for name in batches[0].columns:
+        for row in range(len(whole)):
+            assert batches[0].value(row, name) == batches[1].value(row, name), (name, whole[row])

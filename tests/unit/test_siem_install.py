@@ -1,0 +1,270 @@
+"""What setup, roles and doctor decide without a server: the mapping, the bodies of roles, what is said of trouble."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import pytest
+
+from agent.errors import ConfigError, RetryableError
+from agent.ports import Check
+from connectors.siem import install as setup
+from connectors.siem.client import Access, Cluster, FlavourName
+from tests.fake_siem import FakeSiem, Reply, Request
+
+FLAVOURS: tuple[FlavourName, ...] = get_args(FlavourName)
+
+
+@pytest.fixture(params=FLAVOURS)
+def fake(request: pytest.FixtureRequest) -> Iterator[FakeSiem]:
+    with FakeSiem(request.param) as siem:
+        yield siem
+
+
+def to(siem: FakeSiem, flavour: FlavourName | None = None) -> Cluster:
+    return Cluster("test", flavour or siem.flavour, Access(**siem.access()))
+
+
+def denied(_: Request) -> Reply:
+    return Reply(403, {"error": {"type": "security_exception", "reason": "no permissions"}})
+
+
+def indices(siem: FakeSiem, **settings: Any) -> None:
+    """Let the fake have one index ``logs-a`` of one shard with these settings."""
+    siem.on("logs-*", Reply(body={"indices": [{"name": "logs-a", "attributes": ["open"]}]}))
+    siem.on("_settings", Reply(body={"logs-a": {"settings": {"index": {"number_of_shards": "1", **settings}}}}))
+    siem.on("_search", answered_at(0))
+
+
+def running(siem: FakeSiem) -> None:
+    siem.on("refresh", Reply(body={"indices": {"logs-a": {"shards": {"0": [{"routing": {"state": "STARTED"}}]}}}}))
+
+
+def answered_at(ahead: float) -> Any:
+    """Return a search's answer of a server whose clock is *ahead* of ours by so many seconds."""
+    return lambda _: Reply(
+        body={"hits": {"hits": []}, "aggregations": {"now": {"buckets": [{"from": (time.time() + ahead) * 1000}]}}}
+    )
+
+
+def by_name(checks: Iterator[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+# --- mapping ----------------------------------------------------------------------------------------------------------
+
+
+def knows_everything(siem: FakeSiem) -> None:
+    siem.on("_simulate", *[Reply()] * 20)
+
+
+def mapping(siem: FakeSiem, fields: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    cluster = to(siem)
+    cluster.connect()
+    component, said = setup._component(cluster, fields)
+    return component["template"]["mappings"]["properties"], said
+
+
+def at(properties: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    first, _, rest = name.partition(".")
+    form: Mapping[str, Any] = properties[first]
+    return at(form["properties"], rest) if rest else form
+
+
+def test_a_server_that_knows_all_types_gets_them_all(fake: FakeSiem) -> None:
+    knows_everything(fake)
+    found, said = mapping(fake, {"url.full": "wildcard", "labels": "object", "host.cpu.usage": "scaled_float"})
+    assert at(found, "url.full") == {"type": "wildcard", "ignore_above": 8191}
+    assert at(found, "labels") == {"type": "flattened", "ignore_above": 1024}
+    assert at(found, "data_stream.dataset") == {"type": "constant_keyword", "value": "vedette.alert"}
+    assert at(found, "data_stream.namespace") == {"type": "constant_keyword"}
+    assert "knows all types" in said
+
+
+def test_a_server_that_knows_few_types_gets_what_stands_in_for_them(fake: FakeSiem) -> None:
+    fake.on("_simulate", *[Reply(400, {"error": {"reason": "No handler for type"}})] * 20)
+    fields = {"url.full": "wildcard", "labels": "object", "host.cpu.usage": "scaled_float", "package.v": "version"}
+    found, said = mapping(fake, fields)
+    assert at(found, "url.full") == {"type": "keyword", "ignore_above": 8191}
+    assert at(found, "labels") == {"type": "object", "enabled": False}
+    assert at(found, "host.cpu.usage") == {"type": "float"}
+    assert at(found, "package.v") == {"type": "keyword", "ignore_above": 1024}
+    assert at(found, "message") == {"type": "text"}
+    assert at(found, "data_stream.dataset") == {"type": "keyword", "ignore_above": 1024}
+    assert "wildcard → keyword (url.full)" in said
+
+
+def test_objects_with_fields_stay_objects_and_nested_ones_nested(fake: FakeSiem) -> None:
+    knows_everything(fake)
+    fields = {"dns.answers": "object", "dns.answers.data": "keyword", "a.n": "nested", "a.n.x": "ip", "a.m": "nested"}
+    found, _ = mapping(fake, fields)
+    assert at(found, "dns.answers") == {"properties": {"data": {"type": "keyword", "ignore_above": 1024}}}
+    assert at(found, "a.n") == {"type": "nested", "properties": {"x": {"type": "ip"}}}
+    assert at(found, "a.m") == {"type": "object", "enabled": False}
+
+
+def test_our_own_fields_are_mapped_whatever_else_is(fake: FakeSiem) -> None:
+    knows_everything(fake)
+    found, _ = mapping(fake, {"event.severity": "keyword", "event.original": "keyword"})
+    assert at(found, "event.severity") == {"type": "long"}
+    assert at(found, "event.risk_score") == {"type": "float"}
+    assert at(found, "event.original") == {"type": "keyword", "index": False, "doc_values": False}
+    assert at(found, "vedette.mapping_conflict")["type"] == "keyword"
+    assert at(found, "vedette.original_document") == {"type": "object", "enabled": False}
+    assert at(found, "vedette.evidence.records.id")["type"] == "keyword"
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_sources_roles() -> None:
+    assert setup.source_roles("elasticsearch", ["logs-*", "-logs-x", "far:winlogbeat-*"]) == {
+        "vedette-source": {
+            "cluster": ["cluster:monitor/main"],
+            "indices": [{"names": ["logs-*", "winlogbeat-*"], "privileges": ["monitor", "read"]}],
+        }
+    }
+    role = setup.source_roles("opensearch", ["logs-*"])["vedette-source"]
+    assert role["index_permissions"][0]["index_patterns"] == ["logs-*"]
+    assert not [action for action in role["index_permissions"][0]["allowed_actions"] if "write" in action]
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_roles_hold_no_wildcard_and_the_sinks_only_its_own_stream(flavour: FlavourName) -> None:
+    for roles in (setup.sink_roles(flavour, "soc"), setup.setup_roles(flavour, "soc")):
+        (role,) = roles.values()
+        assert "*" not in str(role)
+        assert "'logs-vedette.alert-soc'" in str(role)
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_is_not_there_is_a_failed_check() -> None:
+    with FakeSiem() as gone:
+        cluster = to(gone)
+    for checks in (setup.examine_source(cluster, ["logs-*"]), setup.examine_sink(cluster, "default")):
+        (check,) = checks
+        assert (check.name, check.state) == ("reach", "failed")
+        assert check.remedy
+
+
+def test_another_kind_of_server_is_a_failed_check() -> None:
+    with FakeSiem("opensearch") as siem:
+        (check,) = setup.examine_source(to(siem, "elasticsearch"), ["logs-*"])
+    assert (check.name, check.state) == ("reach", "failed")
+    assert "opensearch" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("flavour", "version", "state"),
+    [
+        ("elasticsearch", "7.17.9", "warning"),
+        ("elasticsearch", "8.0.0", "ok"),
+        ("elasticsearch", "9.4.3", "ok"),
+        ("opensearch", "1.3.20", "warning"),
+        ("opensearch", "3.6.0", "ok"),
+    ],
+)
+def test_versions_that_are_not_supported_are_warned_of(flavour: FlavourName, version: str, state: str) -> None:
+    with FakeSiem(flavour, version) as siem:
+        assert by_name(setup.examine_sink(to(siem), "default"))["reach"].state == state
+
+
+def test_a_red_cluster_is_said_where_we_may_ask(fake: FakeSiem) -> None:
+    fake.on("health", Reply(body={"status": "red"}), denied)
+    indices(fake)
+    running(fake)
+    assert by_name(setup.examine_source(to(fake), ["logs-*"]))["health"].state == "failed"
+    indices(fake)
+    running(fake)
+    assert "health" not in by_name(setup.examine_source(to(fake), ["logs-*"]))
+
+
+def test_clocks_that_differ_are_said(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    fake.on("_search", answered_at(-120))
+    indices(fake)
+    running(fake)
+    check = by_name(setup.examine_source(to(fake), ["logs-*"]))["clock"]
+    assert check.state == "warning"
+    assert "-120 s" in check.detail
+
+
+def test_denied_stats_are_a_warning_since_there_is_another_way_to_read(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    fake.on("refresh", denied)
+    indices(fake)
+    checks = by_name(setup.examine_source(to(fake), ["logs-*"]))
+    assert checks["feed"].state == "warning"
+    assert "by ingest time" in checks["feed"].detail
+    assert "shards" not in checks
+
+
+def test_what_keeps_an_index_from_being_read_by_number_is_said(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    indices(fake, disable_sequence_numbers="true", refresh_interval="-1")
+    running(fake)
+    checks = by_name(setup.examine_source(to(fake), ["logs-*"]))
+    assert (checks["feed"].state, checks["refresh"].state) == ("warning", "warning")
+
+
+def test_a_shard_without_a_running_copy_is_said(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    fake.on("refresh", Reply(body={}))
+    indices(fake)
+    assert "logs-a (1 of 1)" in by_name(setup.examine_source(to(fake), ["logs-*"]))["shards"].detail
+
+
+def test_our_own_alerts_are_not_counted_as_a_sources_indices(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    own = {"name": "logs-vedette.alert-a", "backing_indices": [".ds-logs-vedette.alert-a-000001"]}
+    fake.on("logs-*", Reply(body={"data_streams": [own], "indices": []}))
+    assert by_name(setup.examine_source(to(fake), ["logs-*"]))["patterns"].state == "warning"
+
+
+def test_a_hidden_document_is_said_by_elasticsearch() -> None:
+    with FakeSiem("elasticsearch") as siem:
+        siem.on("health", denied)
+        indices(siem)
+        running(siem)
+        siem.on("_privileges", Reply(body={"indices": [{"names": ["logs-*"], "query": ['{"term":{"a":1}}']}]}))
+        check = by_name(setup.examine_source(to(siem), ["logs-*"]))["feed"]
+    assert "document-level security" in check.detail
+
+
+def test_a_template_that_is_missing_or_of_another_version_is_said(fake: FakeSiem) -> None:
+    fake.on("health", denied, denied)
+    assert by_name(setup.examine_sink(to(fake), "default"))["template"].state == "failed"
+    old = {"_meta": {"managed_by": "vedette", "digest": "0", "layout": "0"}, "index_patterns": [setup.PATTERN]}
+    fake.templates = [{"name": setup.NAME, "index_template": {**old, "priority": 600, "data_stream": {}}}]
+    assert by_name(setup.examine_sink(to(fake), "default"))["template"].state == "warning"
+
+
+def test_a_template_with_a_higher_priority_is_named(fake: FakeSiem) -> None:
+    fake.on("health", denied)
+    other = {"index_patterns": ["logs-*-*"], "priority": 601, "data_stream": {}}
+    fake.templates = [{"name": "theirs", "index_template": other}]
+    check = by_name(setup.examine_sink(to(fake), "default"))["precedence"]
+    assert check.state == "failed"
+    assert "theirs (priority 601)" in check.detail
+
+
+# --- setup ------------------------------------------------------------------------------------------------------------
+
+
+def test_setup_that_may_not_or_cannot_raises(fake: FakeSiem) -> None:
+    fake.on(setup.NAME, denied, Reply(503), Reply(400, {"error": {"type": "x", "reason": "no"}}))
+    for error, said in ((ConfigError, "vedette-setup"), (RetryableError, "503"), (ConfigError, "no")):
+        with pytest.raises(error, match=said):
+            list(setup.install(to(fake), "default", {}))
+
+
+def test_names_go_into_as_many_requests_as_they_need() -> None:
+    names = [f"logs-{number:04}-{'x' * 90}" for number in range(100)]
+    lines = list(setup._lines(names))
+    assert [name for line in lines for name in line.split(",")] == names
+    assert max(map(len, lines)) < 4_000
+    assert len(lines) == 4
