@@ -62,7 +62,8 @@ class Proof:
 class Position:
     """How far one shard was read. `cut`: ids delivered of a number that several documents share, if a page ended there.
 
-    Numbers are shared in an index that was shrunk from one with more shards; the number then stays a hole.
+    Numbers are shared in an index that was shrunk from one with more shards; the number at which a page ends stays a
+    hole until it is known to be read whole.
     """
 
     history: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,10 @@ class Identity:
     shards: int
     source_uuid: str
     source_name: str
-    resized: bool
     unnumbered: bool
     """Sequence numbers are switched off: no change feed."""
-    refresh: str
+    refresh_s: float
+    """Seconds between refreshes; infinite where they are switched off."""
 
 
 def find(cluster: Cluster, patterns: Sequence[str]) -> dict[str, Found]:
@@ -79,6 +80,28 @@ def identify(cluster: Cluster, names: Collection[str]) -> dict[str, Identity]:
         for name, one in body.items() if "error" not in body else ():
             found[name] = _identity(name, one["settings"])
     return found
+
+
+def original_of(cluster: Cluster, copy: str, names: Collection[str]) -> str | None:
+    """Return which of *names* holds the documents of *copy*, if that was resized from another index; else None.
+
+    Elasticsearch does not keep on record what an index was shrunk, split or cloned from: only that it came from shards
+    of the same node. Its first documents then tell.
+    """
+    recovery = cluster.request("GET", f"/{segment(copy)}/_recovery", params={"detailed": False}, accept=(404,)).body
+    shards = recovery.get(copy, {}).get("shards", ())
+    if not any(one.get("type") == "LOCAL_SHARDS" for one in shards):
+        return None
+    body = {"size": 10, "_source": False, "sort": [{"_seq_no": "asc"}], "track_total_hits": False}
+    first, _ = search(cluster, copy, body)
+    ids = {hit["_id"] for hit in first}
+    for batch in batches(names) if ids else ():
+        query = {"size": 1000, "_source": False, "query": {"ids": {"values": sorted(ids)}}}
+        found, _ = search(cluster, batch, query)
+        for name in names:
+            if ids == {hit["_id"] for hit in found if hit["_index"] == name}:
+                return name
+    return None
 
 
 def exists(cluster: Cluster, name: str) -> bool:
@@ -168,10 +191,17 @@ def _identity(name: str, settings: Mapping[str, str]) -> Identity:
         shards=int(of("number_of_shards") or 1),
         source_uuid=of("resize.source.uuid"),
         source_name=of("resize.source.name") or of("store.snapshot.index_name") or of("downsample.source.name"),
-        resized=bool(of("resize.source.uuid")),
         unnumbered=of("disable_sequence_numbers") == "true",
-        refresh=of("refresh_interval"),
+        refresh_s=_seconds(of("refresh_interval") or "1s"),
     )
+
+
+def _seconds(text: str) -> float:
+    """Return a time value of the server's in seconds; a negative one means never."""
+    found = re.fullmatch(r"(-?\d+)(nanos|micros|ms|s|m|h|d|)", text)
+    if not found or int(found[1]) < 0:
+        return math.inf
+    return int(found[1]) * {"nanos": 1e-9, "micros": 1e-6, "ms": 1e-3, "m": 60, "h": 3600, "d": 86_400}.get(found[2], 1)
 
 
 def _primary(rows: Sequence[Mapping[str, Any]]) -> Sight | None:

@@ -26,7 +26,7 @@ from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Refere
 from agent.ports import Check
 from connectors.siem import indices as siem
 from connectors.siem import install
-from connectors.siem.client import Access, Cluster, Denied, FlavourName, segment
+from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
 from connectors.siem.feed import START, Position, Proof, Sight, clauses
 from connectors.siem.indices import Identity
 
@@ -132,6 +132,12 @@ class _Shard:
             return True
         return self.sight is not None and self.sight.checkpoint > self.position.done
 
+    def is_awaited(self, now: float) -> bool:
+        """Whether what was not read is still to come: it is there, or changed so lately that a refresh may show it."""
+        if self.position is None or self.round is not None or self.gap:
+            return True
+        return now - self.changed_at < min(SETTLED_EVERY_S, max(5.0, 3 * self.index.identity.refresh_s))
+
 
 @dataclass(slots=True)
 class _Index:
@@ -203,7 +209,10 @@ class SiemSource:
         self._notices: list[Notice] = []
         self._counts: Counter[str] = Counter()
         self._notes: dict[str, str] = {}
+        self._strangers: set[str] = set()
+        """Names that another index has now."""
         self._looked_at = 0.0
+        self._identified_at = 0.0
         self._look_every = LOOK_EVERY_S
         self._pool: ThreadPoolExecutor | None = None
 
@@ -227,8 +236,10 @@ class SiemSource:
             self._stand_at(after)
         try:
             return self._fetch(limit)
-        except BaseException:
+        except BaseException as error:
             self._cursor = None  # positions may have moved: the next fetch begins at its cursor again
+            if isinstance(error, Refused):
+                raise RetryableError(str(error)) from None
             raise
 
     def full(self, references: Sequence[Reference]) -> Mapping[Reference, Mapping[str, Any]]:
@@ -314,7 +325,7 @@ class SiemSource:
         for uuid, row in rows.items():
             index = self._indices.get(uuid)
             if index is None:
-                identity = Identity(row["name"], uuid, row["created"], UNKNOWN, "", "", False, False, "")
+                identity = Identity(row["name"], uuid, row["created"], UNKNOWN, "", "", False, SETTLED_EVERY_S)
                 index = self._indices[uuid] = _Index(identity, row["lineage"])
             index.again = row["again"]
             index.lineage, index.skipped, index.row = row["lineage"], row["skipped"], row
@@ -344,13 +355,9 @@ class SiemSource:
         return {"since": self._since, "began": self._began, "indices": rows, "gone": dict(self._gone)}
 
     def _unread(self) -> frozenset[str]:
-        """Return the shards that hold back the watermark: what changed within a minute may still become visible."""
-        horizon = time.monotonic() - SETTLED_EVERY_S
-        return frozenset(
-            shard.partition
-            for shard in self._shards()
-            if shard.behind and (shard.round or shard.gap or shard.position is None or shard.changed_at > horizon)
-        )
+        """Return the shards that hold back the watermark."""
+        now = time.monotonic()
+        return frozenset(shard.partition for shard in self._shards() if shard.behind and shard.is_awaited(now))
 
     def _shards(self) -> Iterable[_Shard]:
         return (
@@ -368,12 +375,16 @@ class SiemSource:
             return
         found = siem.find(self.cluster, self._options.indices)
         by_name = {index.name: index for index in self._indices.values()}
+        renew = now - self._identified_at >= SETTLED_EVERY_S
         unknown = [
-            name for name, one in found.items()
-            if not one.closed and (name not in by_name or by_name[name].identity.shards != len(by_name[name].shards))
-        ]  # fmt: skip
+            name
+            for name, one in found.items()
+            if not one.closed and ((renew and one.writable) or not self._is_known(by_name.get(name)))
+        ]
         for identity in siem.identify(self.cluster, unknown).values() if unknown else ():
             self._meet(identity)
+        if unknown:
+            self._identified_at = now
         for index in list(self._indices.values()):
             place = found.get(index.name)
             if place is None:
@@ -384,6 +395,9 @@ class SiemSource:
         self._looked_at = now
         self._look_every = max(LOOK_EVERY_S, 20 * (time.monotonic() - now))
 
+    def _is_known(self, index: _Index | None) -> bool:
+        return index is not None and index.identity.shards == len(index.shards) and index.name not in self._strangers
+
     def _meet(self, identity: Identity) -> None:
         """Take in an index that is new, or whose settings this process has not seen yet."""
         known = self._indices.get(identity.uuid)
@@ -392,6 +406,7 @@ class SiemSource:
                 self._forget(other, "replaced by a new index of that name")
             known = self._indices[identity.uuid] = self._adopt(identity)
         known.identity = identity
+        self._strangers.discard(identity.name)
         for number in range(identity.shards):
             known.shards.setdefault(number, _Shard(known, number))
 
@@ -399,7 +414,7 @@ class SiemSource:
         """Return the new index, with the lineage of what it was made from where that was read."""
         origin = self._origin(identity)
         if origin is None:
-            return _Index(identity, identity.uuid)
+            return _Index(identity, identity.source_uuid or identity.uuid)
         name, lineage = origin
         if self._span:
             return _Index(identity, lineage)
@@ -425,6 +440,10 @@ class SiemSource:
             named = siem.base_name(identity.name) == name != identity.name
             if copied or named or (identity.source_name and identity.source_name == name):
                 return name, lineage
+        if self.cluster.flavour == "elasticsearch" and identity.created * 1000 >= self._began:
+            originals = {one.name: one.lineage for one in self._indices.values() if not one.closed}
+            original = siem.original_of(self.cluster, identity.name, originals.keys())
+            return (original, originals[original]) if original else None
         return None
 
     def _miss(self, index: _Index) -> None:
@@ -492,7 +511,8 @@ class SiemSource:
             uuid, sights = looks.get(name, ("", {}))
             index.looked_at = now
             if uuid and uuid != index.identity.uuid:
-                self._looked_at = 0.0  # another index has the name now
+                self._strangers.add(name)
+                self._looked_at = 0.0
                 sights = {}
             for shard in index.shards.values():
                 self._see(shard, sights.get(shard.number), now)
@@ -627,7 +647,7 @@ class SiemSource:
         full = len(hits) == asked
         covered = round.checkpoint if end is None else end
         if full:
-            covered = int(hits[-1]["sort"][0]) - (1 if index.identity.resized else 0)
+            covered = int(hits[-1]["sort"][0]) - 1  # other documents of that number may follow
         return _Page(hits, covered, size_read, time.monotonic() - start)
 
     def _chunk(self, shard: _Shard, page: _Page) -> Chunk | None:

@@ -19,21 +19,24 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
 from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Timestamp
-from connectors.siem.client import Cluster, Param, Refused, segment
+from connectors.siem.client import Answer, Cluster, Param, Refused, segment
+from connectors.siem.indices import OWN
 
 OVERLAP_S = 300
 CAP = 200_000
 """Documents that are remembered; where the overlap holds more, it is shortened."""
 MAX_PAGE = 10_000
 PROMISE = (
-    "read by {field}: a document that becomes searchable more than 5 minutes after its {field}, "
-    "or when more than 200,000 newer ones have been read, is missed"
+    "read by {field}: a document that becomes searchable more than 5 minutes after that time is missed "
+    "(sooner where 5 minutes hold more than 200,000 documents), and so is one without it"
 )
+"""What reading by time cannot promise."""
 INGESTED = "event.ingested"
 CREATED = "@timestamp"
 _FIRST_PAGE = 500
@@ -42,9 +45,9 @@ _DIGEST = 8
 
 
 def promise(row: Mapping[str, Any] | None) -> str:
-    """Say what reading by time cannot promise, with the time fields that *row* was made for."""
-    fields = [track["field"] for track in row["tracks"]] if row else [CREATED]
-    return PROMISE.format(field=f"{INGESTED} (where it has none, {CREATED})" if len(fields) > 1 else fields[0])
+    """Return `PROMISE` for the times that *row* was made for."""
+    both = row is not None and len(row["tracks"]) > 1
+    return PROMISE.format(field=f"{INGESTED}, or {CREATED} where that is missing" if both else CREATED)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class Track:
         self._known.add(digest)
         self._seen.setdefault(time // 1000, []).append(digest)
         self._packed.pop(time // 1000, None)
-        self.at = max(min(time, now), min(time, now) if self.at is None else self.at)
+        time = min(time, now)
+        self.at = time if self.at is None else max(self.at, time)
 
     def rise(self, reached: int) -> int:
         """Let the floor follow, no further than *reached*, up to where this poll has given all; return how many
@@ -130,13 +134,18 @@ class _Poll:
         self.left = deque((track, track.floor) for track in tracks)
         """Tracks not read to their end, with their floors when the poll began: its query stays the same."""
         self.after: list[Any] | None = None
+        """Sort values of the last hit listed of the first track; `listed` when there are no more."""
+        self.listed = False
         self.pending: deque[dict[str, Any]] = deque()
-        """New documents of the first track that were found and not given yet."""
+        """Hits of the first track that are new and were not given yet."""
         self.size = 0
+        """What the next page has to hold at least."""
 
-    @property
-    def over(self) -> bool:
-        return not self.left and not self.pending
+    def settle(self) -> None:
+        """Go to the next track if the first is read to its end."""
+        if self.listed and not self.pending:
+            self.left.popleft()
+            self.after, self.listed = None, False
 
 
 class Timed:
@@ -170,8 +179,8 @@ class Timed:
     def fetch(self, row: Mapping[str, Any] | None, limit: int, as_of: Timestamp) -> Page:
         """Return at most *limit* documents behind *row*; *as_of* is a time not later than the call.
 
-        The same row and an unchanged upstream give the same documents, up to where `page_bytes` cut them. RetryableError
-        for whatever is not a whole answer.
+        The same row and an unchanged upstream give the same documents, up to where `page_bytes` cut them.
+        RetryableError for whatever is not a whole answer.
         """
         try:
             try:
@@ -203,12 +212,13 @@ class Timed:
             self._counts.clear()
         given: list[dict[str, Any]] = []
         poll = self._poll or self._begin(as_of // 1000)
-        while poll and not poll.over and len(given) < limit and len(given) * self._bytes_each < self._page_bytes:
-            if not poll.pending:
+        while poll and poll.left and len(given) < limit and len(given) * self._bytes_each < self._page_bytes:
+            if poll.pending:
+                given += self._take(poll, limit - len(given))
+            else:
                 self._list(poll)
-            elif part := self._take(poll, limit - len(given)):
-                given += part
-        if poll and poll.over:
+            poll.settle()
+        if poll and not poll.left:
             self._end()
         if given:
             self._row = {"tracks": [track.row() for track in self._tracks]}
@@ -217,9 +227,8 @@ class Timed:
 
     def _first_row(self) -> Mapping[str, Any] | None:
         """Decide by which times to read; None if there is nothing yet to decide by."""
-        answer = self._cluster.request(
-            "GET", f"/{segment(self._expression)}/_field_caps", params={"fields": INGESTED}, accept=(404,)
-        )
+        path = f"/{segment(self._expression)}/_field_caps"
+        answer = self._request("GET", path, params={"fields": INGESTED}, accept=(404,))
         if answer.status == 404 or not answer.body["indices"]:
             return None
         if answer.body.get("failed_indices"):
@@ -238,10 +247,7 @@ class Timed:
         params: dict[str, Param] = {"keep_alive": _KEEP_ALIVE}
         if not elastic:
             params |= {"allow_partial_pit_creation": False, "allow_no_indices": False}
-        try:
-            answer = self._cluster.request("POST", path, params=params, accept=(404,))
-        except Refused as error:
-            raise RetryableError(str(error)) from None
+        answer = self._request("POST", path, params=params, accept=(404,))
         if answer.status == 404:
             return None
         self._poll = _Poll(answer.body["id" if elastic else "pit_id"], now, self._tracks)
@@ -270,7 +276,7 @@ class Timed:
                 self._cluster.request("DELETE", path, body=body, accept=(404,))
 
     def _list(self, poll: _Poll) -> None:
-        """Find the next documents of the first track: those not later than `at` by name only, most of them are known."""
+        """Find the next new documents of the first track: up to `at` by name only, since most of them are known."""
         track, floor = poll.left[0]
         whole = track.at is None or (poll.after is not None and int(poll.after[0]) >= track.at)
         size = poll.size = max(poll.size, self._page_size() if whole else MAX_PAGE)
@@ -284,51 +290,48 @@ class Timed:
             body["search_after"] = poll.after
         answer, read = self._search(body)
         hits = answer["hits"]["hits"]
-        last = len(hits) < size
-        if not last and self._cluster.flavour == "opensearch":
+        poll.listed = len(hits) < size
+        if not poll.listed and self._cluster.flavour == "opensearch":
             # sequence numbers are unique in a shard only: a page may not end among documents with the same key
             kept = [hit for hit in hits if hit["sort"] != hits[-1]["sort"]]
-            if not kept and size < MAX_PAGE:
+            if not kept and size == MAX_PAGE:
+                raise RetryableError(f"{self._expression}: more than {size} documents with the key {hits[-1]['sort']}")
+            if not kept:
                 poll.size = min(MAX_PAGE, 2 * size)
                 return
-            hits = kept or hits
+            hits = kept
         poll.size = 0
         if whole:
             self._weigh(hits, read)
-        poll.pending.extend(hit for hit in hits if not track.knows(_digest(hit)))
+            for hit in hits:
+                hit.setdefault("_source", {})
         if hits:
             poll.after = hits[-1]["sort"]
-        if last and not poll.pending:
-            self._leave(poll)
-        elif last:
-            poll.pending[-1]["last"] = True
-
-    def _leave(self, poll: _Poll) -> None:
-        """The first track is read to its end."""
-        poll.left.popleft()
-        poll.after = None
-        poll.pending.clear()
+        poll.pending.extend(hit for hit in hits if not track.knows(_digest(hit)) and not _own(hit))
 
     def _take(self, poll: _Poll, limit: int) -> list[dict[str, Any]]:
-        """Give the next found documents, at most *limit*."""
+        """Give the next found documents, at most *limit*.
+
+        Once as many are remembered as may be, documents of the future wait for their time.
+        """
         track, _ = poll.left[0]
         part: list[dict[str, Any]] = []
-        known = "_source" in poll.pending[0]
-        while poll.pending and len(part) < min(limit, self._page_size()) and ("_source" in poll.pending[0]) == known:
+        whole = "_source" in poll.pending[0]
+        while poll.pending and len(part) < min(limit, self._page_size()) and ("_source" in poll.pending[0]) == whole:
             if _time(poll.pending[0]) > poll.now and len(track) + len(part) >= CAP:
-                self._counts["held_back"] += 1
+                self._counts["held_back"] += len(poll.pending)
                 poll.pending.clear()
+                poll.listed = True
                 break
             part.append(poll.pending.popleft())
-        ends = not poll.pending and (not part or "last" in part[-1] or self._counts["held_back"] > 0)
-        if part and not known:
+        if not part:
+            return []
+        if not whole:
             self._read(track, part)
         for hit in part:
             track.give(_time(hit), _digest(hit), poll.now)
-        if part and (early := track.rise(_time(part[-1]))):
+        if early := track.rise(_time(part[-1])):
             self._counts["overlap_shortened"] += early
-        if ends:
-            self._leave(poll)
         return part
 
     def _read(self, track: Track, part: Sequence[dict[str, Any]]) -> None:
@@ -365,12 +368,10 @@ class Timed:
             assert poll is not None
             body["pit"] = {"id": poll.id, "keep_alive": _KEEP_ALIVE}
         path = f"/{segment(expression)}/_search" if expression else "/_search"
-        try:
-            given = self._cluster.request("POST", path, params={"allow_partial_search_results": False}, body=body)
-        except Refused as error:
-            if error.status == 404:
-                raise _Lost from None
-            raise RetryableError(str(error)) from None
+        params: dict[str, Param] = {"allow_partial_search_results": False}
+        given = self._request("POST", path, params=params, body=body, accept=(404,))
+        if given.status == 404:
+            raise _Lost
         self._counts["searches"] += 1
         answer = given.body if isinstance(given.body, dict) else {}
         if "hits" not in answer:
@@ -379,6 +380,12 @@ class Timed:
         if poll and not expression:
             poll.id = answer.get("pit_id", poll.id)
         return answer, given.size
+
+    def _request(self, method: str, path: str, **more: Any) -> Answer:
+        try:
+            return self._cluster.request(method, path, **more)
+        except Refused as error:
+            raise RetryableError(str(error)) from None
 
     def _filter(self, track: Track, times: Mapping[str, int]) -> list[Mapping[str, Any]]:
         clauses: list[Mapping[str, Any]] = [*self._span]
@@ -404,7 +411,7 @@ class Timed:
         for index, group in groupby(hits, key=lambda hit: str(hit["_index"])):
             part = list(group)
             keys = [hit["_id"] for hit in part]
-            raw = [hit.get("_source", {}) for hit in part]
+            raw = [hit["_source"] for hit in part]
             yield Chunk(self._expression, index, self._format, keys, raw, lineage=index)
 
 
@@ -424,3 +431,8 @@ def _time(hit: Mapping[str, Any]) -> int:
 def _digest(hit: Mapping[str, Any]) -> bytes:
     name = f"{hit['_index']}\0{hit['_id']}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(name, digest_size=_DIGEST).digest()
+
+
+def _own(hit: Mapping[str, Any]) -> bool:
+    name = str(hit["_index"]).rpartition(":")[2]
+    return any(fnmatchcase(name, pattern) for pattern in OWN)

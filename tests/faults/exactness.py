@@ -581,7 +581,8 @@ def judge(result: Result, oracle: Oracle, exists: set[str], first: Delivered, se
     result.unsure, result.exists = len(oracle.unsure), len(exists)
     result.alerts, result.alerts_of_gone = first.times.total(), len(alerted & gone)
     missing, unknown = exists - alerted, alerted - known
-    double = set(first.twice) | {id for id, key in first.key.items() if key in _repeated(first.key.values())}
+    alerts_of = Counter(first.key.values())
+    double = {id for id, key in first.key.items() if first.times[id] > 1 or alerts_of[key] > 1}
     extra = {first.key[id] for id in first.key.keys() - second.key.keys()} - gone
     differs = (second.key.keys() - first.key.keys()) | extra
     result.missing, result.double = len(missing), len(double)
@@ -592,10 +593,6 @@ def judge(result: Result, oracle: Oracle, exists: set[str], first: Delivered, se
     result.check(not unknown, f"alerts for documents never acknowledged: {sorted(unknown)[:5]}")
     result.check(not second.twice, f"twice in the undisturbed run: {second.twice[:5]}")
     result.check(not differs, f"other ids in the undisturbed run: {sorted(differs)[:5]}")
-
-
-def _repeated(keys: Any) -> set[str]:
-    return {key for key, times in Counter(keys).items() if times > 1}
 
 
 class Exactness:
