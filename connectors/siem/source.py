@@ -14,7 +14,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -117,6 +117,8 @@ class _Shard:
     next_at: float = 0.0
     changed_at: float = 0.0
     pause: float = 0.0
+    ahead: tuple[int, Future[_Page]] | None = None
+    """The next page, asked for while the last one is evaluated, and how many documents it may hold."""
     gap: str = ""
     last: str = ""
     """`@timestamp` of the last document read: who is furthest behind is read first."""
@@ -214,6 +216,7 @@ class SiemSource:
         self._looked_at = 0.0
         self._identified_at = 0.0
         self._look_every = LOOK_EVERY_S
+        self._share = 1
         self._pool: ThreadPoolExecutor | None = None
 
     # --- the port -----------------------------------------------------------------------------------------------------
@@ -313,7 +316,7 @@ class SiemSource:
     def _stand_at(self, after: Cursor | None) -> None:
         """Begin at the position *after*, as if nothing had been read beyond it."""
         if after is None:
-            self._began = self._clock()
+            self._began = self._began or self._clock()
             self._since = None if self._span else self._options.since(self._began)
             after = {}
         else:
@@ -335,7 +338,7 @@ class SiemSource:
             for shard in index.shards.values():
                 if str(shard.number) not in row["shards"]:
                     shard.position = None
-                shard.dirty, shard.round, shard.next_at = True, None, 0.0
+                shard.dirty, shard.round, shard.ahead, shard.next_at = True, None, None, 0.0
         self._cursor = self._cursor_of(dict(rows))
         self._looked_at = 0.0
         self._notices.clear()
@@ -540,7 +543,7 @@ class SiemSource:
         text = f"{place}: history changed or went back; reading again from the start, known alerts are not raised again"
         self._notices.append(Notice("history-break", place, text))
         self._counts["history_breaks"] += 1
-        shard.position, shard.round, shard.dirty = None, None, True
+        shard.position, shard.round, shard.ahead, shard.dirty = None, None, None, True
         shard.index.again, shard.index.row = True, None
 
     def _confirm(self, names: set[str]) -> None:
@@ -606,12 +609,18 @@ class SiemSource:
         return max(START, int(last[0]["sort"][0]) - MARGIN) if last else START
 
     def _ask(self, due: Sequence[_Shard], limit: int) -> list[tuple[_Shard, _Page]]:
-        if not due:
-            return []
-        due = due[:limit]
-        share = max(1, limit // len(due))
-        assert self._pool is not None, "open comes first"
-        running = [(shard, self._pool.submit(self._page, shard, share)) for shard in due]
+        """Search the shards that are *due*, side by side, for *limit* documents in all."""
+        self._share = share = max(1, limit // max(1, len(due)))
+        running: list[tuple[_Shard, Future[_Page]]] = []
+        for shard in due:
+            size, page = shard.ahead or (0, None)
+            shard.ahead = None
+            if page is None or size > limit:
+                size = min(share, limit, self._page_size(shard.index))
+                page = self._submit(shard, size) if size else None
+            if page is not None:
+                limit -= size
+                running.append((shard, page))
         pages: list[tuple[_Shard, _Page]] = []
         failures: list[RetryableError] = []
         for shard, future in running:
@@ -624,16 +633,22 @@ class SiemSource:
             raise failures[0]
         return pages
 
-    def _page(self, shard: _Shard, share: int) -> _Page:
-        """Search the next unread numbers of *shard*."""
+    def _submit(self, shard: _Shard, size: int) -> Future[_Page]:
+        assert self._pool is not None, "open comes first"
+        return self._pool.submit(self._page, shard, size)
+
+    def _page_size(self, index: _Index) -> int:
+        each = index.bytes_each
+        return min(MAX_PAGE, max(1, int(self._options.page_bytes / each))) if each else _FIRST_PAGE
+
+    def _page(self, shard: _Shard, size: int) -> _Page:
+        """Search the next unread numbers of *shard*: at most *size* documents that were not delivered yet."""
         index, round, position = shard.index, shard.round, shard.position
         assert round is not None
         assert position is not None
         said, end = clauses(position.wanted(round.above, round.checkpoint))
         if not said:
             return _Page([], round.checkpoint, 0, 0.0)
-        each = index.bytes_each
-        size = min(share, MAX_PAGE, max(1, int(self._options.page_bytes / each)) if each else _FIRST_PAGE)
         asked = min(MAX_PAGE, size + (len(position.cut[1]) if position.cut else 0))
         body = {
             "size": asked,
@@ -686,14 +701,17 @@ class SiemSource:
             each = page.bytes / len(page.hits)
             shard.index.bytes_each = max(each, 0.8 * shard.index.bytes_each)
         shard.pause = 0.0
-        if page.covered >= round.checkpoint:
+        if page.covered < round.checkpoint:
+            size = min(self._share, self._page_size(shard.index))
+            shard.ahead = (size, self._submit(shard, size))
+        else:
             shard.round = None
             shard.next_at = time.monotonic() + max(1 / self._options.searches_per_second, 2 * page.seconds)
 
     def _slow_down(self, shard: _Shard, error: RetryableError) -> None:
         shard.pause = min(30.0, max(1.0, 2 * shard.pause, error.retry_after or 0.0))
         shard.next_at = time.monotonic() + shard.pause
-        shard.round, shard.dirty = None, True
+        shard.round, shard.ahead, shard.dirty = None, None, True
         shard.index.looked_at = 0.0
         shard.index.bytes_each *= 2
         self._counts["failed_searches"] += 1
