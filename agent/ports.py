@@ -49,6 +49,14 @@ class Source(Protocol):
 
 
 @runtime_checkable
+class Estimable(Protocol):
+    """A source that can say how much it would read from its start position."""
+
+    def estimate(self) -> Mapping[str, Any]:
+        """Return ``start``, ``places``, ``documents`` and ``hours`` of what a first start would read; it is open."""
+
+
+@runtime_checkable
 class Replayable(Protocol):
     """A source whose upstream can be asked again for what it held."""
 

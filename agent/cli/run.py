@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+from agent.ports import Estimable
 
 
 def run(
@@ -48,6 +49,7 @@ def plan(config: Config = CONFIG, data: Data = DATA, as_json: AsJson = False) ->
             "source": stream.source,
             "sinks": stream.sinks,
             "not_read": dict(source.notes()),
+            **({"first_start": dict(source.estimate())} if isinstance(source, Estimable) else {}),
             **pipeline.plan(),
         }
         source.close()
@@ -62,6 +64,11 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
     from agent.cli.terminal import safe, say
 
     say(f"stream {name}: source {plan['source']} -> {', '.join(plan['sinks']) or 'embedded alert store'}", "bold")
+    if first := plan.get("first_start"):
+        say(
+            f"  a first start ({first['start']}) reads {first['documents']:,} documents of {first['hours']:,} hours"
+            f" in {first['places']:,} indices"
+        )
     for place, reason in plan["not_read"].items():
         say(f"  not read: {safe(place)}: {safe(reason)}")
     for filter_name, where in plan["filters"].items():

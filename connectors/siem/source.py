@@ -265,6 +265,23 @@ class SiemSource:
                         found[reference] = hit["_source"]
         return found
 
+    def estimate(self) -> Mapping[str, Any]:
+        now = self._clock()
+        since = self._options.since(now)
+        names = [one.name for one in siem.find(self.cluster, self._options.indices).values() if not one.closed]
+        query = {"range": {"@timestamp": {"gte": _iso(since)}}} if since is not None else {"match_all": {}}
+        ends = {name: {name: {"field": "@timestamp"}} for name in ("min", "max")}
+        body = {"size": 0, "track_total_hits": True, "query": query, "aggs": ends}
+        documents, bounds = 0, []
+        for batch in siem.batches(names):
+            params = {"ignore_unavailable": True}
+            answer = self.cluster.request("POST", f"/{segment(batch)}/_search", params=params, body=body).body
+            documents += answer["hits"]["total"]["value"]
+            found = (answer["aggregations"][end]["value"] for end in ends)
+            bounds += [milliseconds for milliseconds in found if milliseconds is not None]
+        hours = (min(max(bounds), now / 1000) - min(bounds)) / 3_600_000 if bounds else 0.0
+        return {"start": self._options.start, "places": len(names), "documents": documents, "hours": round(hours, 1)}
+
     def examine(self) -> Iterator[Check]:
         return install.examine_source(self.cluster, self._options.indices)
 

@@ -369,6 +369,18 @@ def test_start_is_now_or_a_duration(siem: Server) -> None:
         assert up.got == once([5, 6])
 
 
+def test_an_estimate_says_what_a_first_start_reads(up: Upstream) -> None:
+    index = up.index("a", number_of_shards=2)
+    body = {"properties": {"@timestamp": {"type": "date"}}}
+    up.cluster.request("PUT", f"/{index}/_mapping", body=body)
+    for hour in (0, 6):
+        lines = [{"index": {}}, {"@timestamp": f"2026-01-01T{hour:02}:00:00Z", "number": hour}] * 5
+        up.cluster.request(
+            "POST", f"/{index}/_bulk", params={"refresh": True}, body=b"\n".join(map(orjson.dumps, lines)) + b"\n"
+        )
+    assert up.source.estimate() == {"start": "earliest", "places": 1, "documents": 10, "hours": 6.0}
+
+
 def test_a_data_stream_is_read_through_rollovers(siem: Server) -> None:
     with upstream(siem) as up:
         template = {
