@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 LOGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint evaluate bench kill-points lock clean
+.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,8 +28,11 @@ lock: ## pin every dependency by hash (needs uv)
 demo: $(VENV)/run ## a day of made-up logs with attacks through the whole pipeline (LOGS=path: your own files)
 	@$(BIN)/vedette demo $(if $(LOGS),--logs "$(LOGS)")
 
-test: $(VENV)/dev lint ## everything CI runs: style, types, all tests but the long ones
-	$(BIN)/pytest -n 2 --dist loadgroup
+test: $(VENV)/dev lint ## everything CI runs: style, types, all tests but the long ones; real servers where mvn and a JDK are
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not slow"
+
+test-servers: $(VENV)/dev ## all tests against real servers, the long ones and OpenSearch 3 included
+	VEDETTE_TEST_SIEM=elasticsearch8,elasticsearch9,opensearch2,opensearch3 $(BIN)/pytest -n 2 --dist loadgroup -m "servers or slow"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -43,9 +46,16 @@ evaluate: $(VENV)/dev ## what is caught and what is loud, on real logs (VEDETTE_
 bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 30 minutes
 	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json
 	timeout 600 $(BIN)/python -m tests.bench.bench_store --json tests/results/bench-store.json
+	timeout 1800 $(BIN)/python -m tests.bench.bench_siem --json tests/results/bench-siem.json
 
 kill-points: $(VENV)/dev ## strike every system call of the real process; at most 80 minutes
 	timeout 4800 $(BIN)/python -m tests.faults.kill_points --limit 4500 --json tests/results/kill-points.json
+
+exactness: $(VENV)/dev ## 200,000 events, 8 writers, 20 kills: nothing missed, nothing twice (about 10 minutes)
+	$(BIN)/python -m tests.faults.exactness --server elasticsearch:8 --json tests/results/exactness-elasticsearch-8.json
+
+saved-objects: $(VENV)/run ## write packaging/elastic and packaging/opensearch anew
+	$(BIN)/python packaging/dashboards.py
 
 clean: ## remove what make made
 	rm -rf $(VENV) .demo .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """Fixtures that are real servers, started by the first test that wants one and stopped at the end of the session.
 
 Where this machine cannot start one, the tests that want it are skipped with the reason. `siem` runs a test once for
-each of three servers; to choose others: ``@pytest.mark.parametrize("siem", ["opensearch3"], indirect=True)``.
+each of three servers, or those that the environment variable ``VEDETTE_TEST_SIEM`` names, joined by commas.
 
 A test that uses one of these is marked ``servers``, runs on the same worker as all others that use it, and its time
 limit does not count the start. A test of its own server (several nodes, other settings) calls `servers.start`.
@@ -9,6 +9,7 @@ limit does not count the start. A test of its own server (several nodes, other s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from _pytest.nodeid import NodeId
 
 from tests.servers import FlavourName, Server, Unavailable, start
 
+DEFAULT = "elasticsearch8,elasticsearch9,opensearch2"
 SERVERS = frozenset(
     {"elasticsearch8", "elasticsearch9", "opensearch2", "opensearch3", "elasticsearch8_secure", "opensearch2_secure"}
 )
@@ -75,7 +77,7 @@ def opensearch2_secure() -> Iterator[Server]:
     yield from _running("opensearch", 2, security=True)
 
 
-@pytest.fixture(scope="session", params=["elasticsearch8", "elasticsearch9", "opensearch2"])
+@pytest.fixture(scope="session", params=os.environ.get("VEDETTE_TEST_SIEM", DEFAULT).split(","))
 def siem(request: pytest.FixtureRequest) -> Server:
     server: Server = request.getfixturevalue(request.param)
     return server
