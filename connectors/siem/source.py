@@ -26,13 +26,15 @@ from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Refere
 from agent.ports import Check
 from connectors.siem import indices as siem
 from connectors.siem import install
-from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
+from connectors.siem.client import Access, Cluster, Denied, FlavourName, Param, Refused, segment
 from connectors.siem.feed import START, Position, Proof, Sight, clauses
 from connectors.siem.indices import Identity
 
 MARGIN = 1_000
 """Operations before the start position that are read as well: some may have become visible late."""
 MAX_PAGE = 10_000
+WHOLE = 1_000
+"""Whole documents that one search is asked for."""
 LOOK_EVERY_S = 1.0
 SETTLED_EVERY_S = 60.0
 GONE_KEPT = 1_000
@@ -246,24 +248,29 @@ class SiemSource:
             raise
 
     def full(self, references: Sequence[Reference]) -> Mapping[Reference, Mapping[str, Any]]:
-        wanted = {(one.path, one.key): one for one in references}
-        found: dict[Reference, Mapping[str, Any]] = {}
-        for start in range(0, len(references), MAX_PAGE // 10):
-            part = references[start : start + MAX_PAGE // 10]
-            for batch in siem.batches({one.path for one in part}):
-                places = set(batch.split(","))
-                ids = sorted({str(one.key) for one in part if one.path in places})
-                body = {"size": min(MAX_PAGE, len(ids) * len(places)), "query": {"ids": {"values": ids}}}
-                params = {"ignore_unavailable": True, "allow_partial_search_results": False}
-                answer = self.cluster.request(
-                    "POST", f"/{segment(batch)}/_search", params=params, body=body
-                ).body  # fmt: skip
-                if answer["timed_out"] or answer["_shards"]["failed"]:
-                    raise RetryableError(f"source {self.id}: the answer with whole documents is not whole")
-                for hit in answer["hits"]["hits"]:
-                    if reference := wanted.get((hit["_index"], hit["_id"])):
-                        found[reference] = hit["_source"]
-        return found
+        by_index: dict[str, list[Reference]] = {}
+        for one in references:
+            by_index.setdefault(one.path, []).append(one)
+        assert self._pool is not None, "open comes first"
+        parts = [
+            self._pool.submit(self._whole, index, found[start : start + WHOLE])
+            for index, found in by_index.items()
+            for start in range(0, len(found), WHOLE)
+        ]
+        return {reference: source for part in parts for reference, source in part.result().items()}
+
+    def _whole(self, index: str, references: Sequence[Reference]) -> dict[Reference, Mapping[str, Any]]:
+        """Return whole documents of one index, asking only the shards that they were read from."""
+        wanted = {str(one.key): one for one in references}
+        shards = {shard for one in references if (shard := one.partition.rpartition("/")[2]).isdigit()}
+        body = {"size": MAX_PAGE, "query": {"ids": {"values": sorted(wanted)}}, "track_total_hits": False}
+        params: dict[str, Param] = {"ignore_unavailable": True, "allow_partial_search_results": False}
+        if shards:
+            params["preference"] = f"_shards:{','.join(sorted(shards))}"
+        answer = self.cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body).body
+        if answer["timed_out"] or answer["_shards"]["failed"]:
+            raise RetryableError(f"source {self.id}: {index}: the answer with whole documents is not whole")
+        return {wanted[hit["_id"]]: hit["_source"] for hit in answer["hits"]["hits"] if hit["_id"] in wanted}
 
     def estimate(self) -> Mapping[str, Any]:
         now = self._clock()

@@ -273,7 +273,7 @@ class Timed:
             elastic = self._cluster.flavour == "elasticsearch"
             path, body = ("/_pit", {"id": poll.id}) if elastic else ("/_search/point_in_time", {"pit_id": [poll.id]})
             with suppress(VedetteError):  # it ends by itself
-                self._cluster.request("DELETE", path, body=body, accept=(404,))
+                self._cluster.request("DELETE", path, body=body, accept=(404,), timeout_s=2.0)
 
     def _list(self, poll: _Poll) -> None:
         """Find the next new documents of the first track: up to `at` by name only, since most of them are known."""

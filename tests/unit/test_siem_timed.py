@@ -267,6 +267,21 @@ def test_past_the_cap_the_overlap_is_shortened_and_counted(store: Store) -> None
         assert poll(reader(store), page.row, now=NOW + 60 * SECOND)[0] == ["found"]
 
 
+def test_a_full_memory_does_not_lose_the_late_documents_of_a_poll_that_goes_on(store: Store) -> None:
+    with capped(5):
+        for second in range(5):
+            store.show(f"{second}", NOW // 1000 + 1000 * second)
+        _, row = poll(reader(store), None, now=NOW + 60 * SECOND)
+        for number in range(4):
+            store.show(f"late {number}", NOW // 1000 + 1000 + number)
+        found = []
+        for _ in range(6):
+            page = reader(store).fetch(row, 1, NOW + 60 * SECOND)
+            found += ids(page)
+            row = stored(page.row)
+        assert found == [f"late {number}" for number in range(4)]
+
+
 def test_documents_of_one_instant_are_remembered_however_many_there_are(store: Store) -> None:
     with capped(5, 4):
         for number in range(20):
@@ -280,12 +295,13 @@ def test_documents_of_one_instant_are_remembered_however_many_there_are(store: S
 
 
 def test_documents_of_the_future_wait_for_their_time_once_the_memory_is_full(store: Store) -> None:
-    with capped(4):
+    with capped(4, 6):
         for number in range(10):
             store.show(f"future {number}", NOW // 1000 + 3_600_000 + number)
         page = reader(store).fetch(None, 100, NOW)
         assert len(ids(page)) == 4
-        assert page.counts["held_back"] == 6
+        assert page.counts["held_back"]
+        assert len(store.sent("_search")) == 1
         store.show("present", NOW // 1000)
         found, row = poll(reader(store), page.row, now=NOW + SECOND)
         assert found == ["present"]
@@ -312,9 +328,10 @@ def test_documents_that_are_known_are_not_read_again(store: Store) -> None:
     _, row = poll(reader(store), None)
     store.show("new", NOW // 1000 - 7)
     store.requests.clear()
-    assert poll(reader(store), row)[0] == ["new"]
-    listing, reading = (json.loads(request.body) for request in store.sent("_search"))
-    assert listing["_source"] is False
+    with capped(100, 30):
+        assert poll(reader(store), row)[0] == ["new"]
+    first, second, reading = (json.loads(request.body) for request in store.sent("_search"))
+    assert first["_source"] is second["_source"] is False
     assert {"ids": {"values": ["new"]}} in reading["query"]["bool"]["filter"]
 
 
