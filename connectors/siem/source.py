@@ -3,9 +3,9 @@
 Each shard is read as a change feed (feed.py): by sequence number, on one pinned copy, no further than the global
 checkpoint. Indices that have none of this are read by time (timed.py), and `notes` says which and why.
 
-Cursor: ``{"since": µs or null, "began": µs, "indices": {uuid: row}, "gone": {uuid: [name, lineage, created]}}``; a row
-holds the index's name, lineage, time of creation and its shards' positions. An index derived from one already read
-inherits "done" and its lineage, so that its documents keep their identity.
+Cursor: ``{"since": µs or null, "began": µs, "indices": {uuid: row}, "timed": {pattern: row}, "gone": {uuid: [name,
+lineage, created]}}``; an index's row holds its name, lineage, time of creation and its shards' positions. An index
+derived from one already read inherits "done" and its lineage, so that its documents keep their identity.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Param, Refused, segment
 from connectors.siem.feed import START, Position, Proof, Sight, clauses
 from connectors.siem.indices import Identity
+from connectors.siem.timed import Timed, promise
 
 MARGIN = 1_000
 """Operations before the start position that are read as well: some may have become visible late."""
@@ -182,6 +183,17 @@ class _Page:
     seconds: float
 
 
+@dataclass(slots=True)
+class _Clocked:
+    """A pattern that is read by time, why, and where it stands."""
+
+    reader: Timed
+    reason: str
+    row: Mapping[str, Any] | None = None
+    more: bool = False
+    next_at: float = 0.0
+
+
 class SiemSource:
     """Reads the indices that the patterns match."""
 
@@ -210,6 +222,10 @@ class SiemSource:
         self._indices: dict[str, _Index] = {}
         self._gone: dict[str, list[Any]] = {}
         self._proofs: dict[str, Proof] = {}
+        self._fed: list[str] = []
+        self._clocked: dict[str, _Clocked] = {}
+        self._timed_rows: Mapping[str, Any] = {}
+        self._lost_feed = ""
         self._notices: list[Notice] = []
         self._counts: Counter[str] = Counter()
         self._notes: dict[str, str] = {}
@@ -227,14 +243,53 @@ class SiemSource:
         self.close()
         self._fields = fields
         self.cluster.connect()
+        self._fed, self._lost_feed = [], ""
+        include = [one for one in self._options.indices if not one.startswith("-")]
+        if reason := self._why_not_fed(include):
+            self._by_time(include, reason)
+        else:
+            self._fed = [one for one in include if ":" not in one]
+            for pattern in include:
+                if ":" in pattern:
+                    self._by_time([pattern], "of another cluster")
+        self._pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix=f"source-{self.id}")
+
+    def _why_not_fed(self, include: Sequence[str]) -> str:
+        """Return why nothing here can be read as a change feed, else an empty text."""
+        if self._options.cursor == "time":
+            return "configured so"
+        if self.cluster.build == "serverless":
+            return "serverless"
+        local = [one for one in include if ":" not in one]
         try:
-            found = siem.find(self.cluster, self._options.indices)
-            names = [one.name for one in found.values() if not one.closed][:1]
-            siem.sights(self.cluster, names)
-            siem.identify(self.cluster, names)
+            names = [one.name for one in siem.find(self.cluster, local).values() if not one.closed] if local else []
         except Denied as error:
             raise ConfigError(f"{error}; grant it: vedette setup --print-roles") from None
-        self._pool = ThreadPoolExecutor(self._options.concurrency, thread_name_prefix=f"source-{self.id}")
+        try:
+            siem.sights(self.cluster, names[:1])
+            siem.identify(self.cluster, names[:1])
+        except Denied as error:
+            if error.status == 401:
+                raise ConfigError(str(error)) from None
+            self._lost_feed = str(error)
+            return "the privilege monitor is missing"
+        return ""
+
+    def _by_time(self, patterns: Sequence[str], reason: str) -> None:
+        """Read *patterns* by time, because of *reason*."""
+        excluded = [one for one in self._options.indices if one.startswith("-")]
+        expression = ",".join([*patterns, *excluded])
+        if expression not in self._clocked:
+            reader = Timed(
+                self.cluster,
+                expression,
+                fields=self._source_filter(),
+                format=self._format,
+                page_bytes=self._options.page_bytes,
+                since=self._options.since(self._clock()) if self._span is None else None,
+                span=self._span_filter(),
+            )
+            self._clocked[expression] = _Clocked(reader, reason, self._timed_rows.get(expression))
 
     def fetch(self, after: Cursor | None, limit: int) -> Records:
         if after is None or (after is not self._cursor and after != self._cursor):
@@ -305,6 +360,9 @@ class SiemSource:
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        for clocked in self._clocked.values():
+            clocked.reader.close()
+        self._clocked.clear()
         self.cluster.close()
         self._cursor = None
         self._indices.clear()
@@ -313,11 +371,13 @@ class SiemSource:
     # --- one fetch ----------------------------------------------------------------------------------------------------
 
     def _fetch(self, limit: int) -> Records:
-        now = time.monotonic()
-        self._look(now)
-        self._peek(now)
+        now, as_of = time.monotonic(), self._clock()
+        if self._fed:
+            self._look(now)
+            self._peek(now)
         due = self._due(now)[: self._options.concurrency]
-        pages = self._ask(due, limit)
+        timed = self._read_by_time(now, as_of, limit, len(due))
+        pages = self._ask(due, limit - sum(len(chunk.raw) for chunk in timed))
         chunks = [chunk for shard, page in pages if (chunk := self._chunk(shard, page)) is not None]
         if chunks:
             self._confirm({shard.index.name for shard, page in pages if page.hits})
@@ -326,9 +386,9 @@ class SiemSource:
         counts, self._counts = dict(self._counts), Counter()
         return Records(
             self.id,
-            tuple(chunks),
+            (*chunks, *timed),
             cursor,
-            self._clock(),
+            as_of,
             self._unread(),
             projected=self._source_filter() is not True,
             again=self._span is not None or any(shard.index.again for shard, _ in pages),
@@ -347,6 +407,11 @@ class SiemSource:
             self._since, self._began = after["since"], after["began"]
         self._gone = dict(after.get("gone", {}))
         rows = after.get("indices", {})
+        if rows and self._lost_feed:
+            raise RetryableError(
+                f"{self._lost_feed}; so far these indices were read by sequence number: grant monitor again, or set"
+                " 'cursor: time' under another source name, which raises the alerts of its first hours again"
+            )
         for uuid in [uuid for uuid in self._indices if uuid not in rows]:
             del self._indices[uuid]
         for uuid, row in rows.items():
@@ -363,6 +428,9 @@ class SiemSource:
                 if str(shard.number) not in row["shards"]:
                     shard.position = None
                 shard.dirty, shard.round, shard.ahead, shard.next_at = True, None, None, 0.0
+        self._timed_rows = after.get("timed", {})
+        for expression, clocked in self._clocked.items():
+            clocked.row, clocked.next_at = self._timed_rows.get(expression), 0.0
         self._cursor = self._cursor_of(dict(rows))
         self._looked_at = 0.0
         self._notices.clear()
@@ -373,18 +441,32 @@ class SiemSource:
         before = self._cursor
         assert before is not None
         same = before["indices"].keys() == rows.keys() and all(before["indices"][uuid] is rows[uuid] for uuid in rows)
+        timed = self._make_timed()
+        same = same and before["timed"].keys() == timed.keys()
+        same = same and all(before["timed"][name] is row for name, row in timed.items())
         if not same or before["gone"] != self._gone:
             self._cursor = self._cursor_of(rows)
         assert self._cursor is not None
         return self._cursor
 
     def _cursor_of(self, rows: dict[str, Any]) -> Cursor:
-        return {"since": self._since, "began": self._began, "indices": rows, "gone": dict(self._gone)}
+        return {
+            "since": self._since,
+            "began": self._began,
+            "indices": rows,
+            "timed": self._make_timed(),
+            "gone": dict(self._gone),
+        }
+
+    def _make_timed(self) -> dict[str, Any]:
+        rows = {name: one.row for name, one in self._clocked.items() if one.row is not None}
+        return {**self._timed_rows, **rows}
 
     def _unread(self) -> frozenset[str]:
         """Return the shards that hold back the watermark."""
         now = time.monotonic()
-        return frozenset(shard.partition for shard in self._shards() if shard.behind and shard.is_awaited(now))
+        shards = (shard.partition for shard in self._shards() if shard.behind and shard.is_awaited(now))
+        return frozenset([*shards, *(name for name, one in self._clocked.items() if one.more)])
 
     def _shards(self) -> Iterable[_Shard]:
         return (
@@ -400,7 +482,7 @@ class SiemSource:
         """Find out which indices there are, at most once a second and for at most a twentieth of the time."""
         if self._looked_at and now - self._looked_at < self._look_every:
             return
-        found = siem.find(self.cluster, self._options.indices)
+        found = siem.find(self.cluster, [*self._fed, *(one for one in self._options.indices if one.startswith("-"))])
         by_name = {index.name: index for index in self._indices.values()}
         renew = now - self._identified_at >= SETTLED_EVERY_S
         unknown = [
@@ -427,11 +509,15 @@ class SiemSource:
 
     def _meet(self, identity: Identity) -> None:
         """Take in an index that is new, or whose settings this process has not seen yet."""
+        if identity.unnumbered:
+            self._by_time([identity.name], "its sequence numbers are switched off")
         known = self._indices.get(identity.uuid)
         if known is None:
             for other in [one for one in self._indices.values() if one.name == identity.name]:
                 self._forget(other, "replaced by a new index of that name")
             known = self._indices[identity.uuid] = self._adopt(identity)
+        if identity.unnumbered:
+            known.skipped, known.row = "read by time", None
         known.identity = identity
         self._strangers.discard(identity.name)
         for number in range(identity.shards):
@@ -632,6 +718,28 @@ class SiemSource:
         last, _ = siem.search(self.cluster, shard.index.name, {**body, "sort": [{"_seq_no": "desc"}]}, shard=place)
         return max(START, int(last[0]["sort"][0]) - MARGIN) if last else START
 
+    def _read_by_time(self, now: float, as_of: Timestamp, limit: int, others: int) -> list[Chunk]:
+        """Return what the patterns without a change feed have; each gets its share of *limit*."""
+        due = [(name, one) for name, one in self._clocked.items() if now >= one.next_at]
+        chunks: list[Chunk] = []
+        for number, (name, one) in enumerate(due):
+            room = limit // (len(due) - number + bool(others))
+            if not room:
+                break
+            start = time.monotonic()
+            page = one.reader.fetch(one.row, room, as_of)
+            one.row, one.more = page.row, page.more
+            one.next_at = 0.0 if page.more else time.monotonic() + self._rest_by_time(start)
+            limit -= sum(len(chunk.raw) for chunk in page.chunks)
+            chunks += page.chunks
+            self._counts.update(page.counts)
+            self._note(name, f"{one.reason}: {promise(one.row)}")
+        return chunks
+
+    def _rest_by_time(self, start: float) -> float:
+        """Return how long to leave alone what took from *start* until now."""
+        return max(1 / self._options.searches_per_second, 10 * (time.monotonic() - start))
+
     def _ask(self, due: Sequence[_Shard], limit: int) -> list[tuple[_Shard, _Page]]:
         """Search the shards that are *due*, side by side, for *limit* documents in all."""
         self._share = share = max(1, limit // max(1, len(due)))
@@ -710,7 +818,7 @@ class SiemSource:
         return Chunk(
             shard.partition,
             index.name,
-            DOCUMENT if self._options.keywords == "fields" else "json",
+            self._format,
             [hit["_id"] for hit in documents],
             [hit["_source"] for hit in documents],
             lineage=index.lineage,
@@ -739,6 +847,10 @@ class SiemSource:
         shard.index.looked_at = 0.0
         shard.index.bytes_each *= 2
         self._counts["failed_searches"] += 1
+
+    @property
+    def _format(self) -> str:
+        return DOCUMENT if self._options.keywords == "fields" else "json"
 
     def _source_filter(self) -> bool | list[str]:
         if not self._fields or self._options.keywords == "source":

@@ -458,6 +458,26 @@ def test_a_shard_that_is_not_there_is_a_gap_and_others_go_on(siem: Server) -> No
         assert not up.source.notes()
 
 
+def test_what_has_no_change_feed_is_read_by_time_and_said_so(up: Upstream) -> None:
+    """The same source, told to read by time: everything once, over a restart too, and the reason is named."""
+    index = up.index("a", number_of_shards=2)
+    mapping = {"properties": {"@timestamp": {"type": "date"}}}
+    up.cluster.request("PUT", f"/{index}/_mapping", body=mapping)
+    up.options["cursor"] = "time"
+    up.restart()
+    up.write(index, range(30))
+    up.settle(limit=7)
+    up.restart()
+    up.write(index, range(30, 40))
+    time.sleep(0.3)
+    up.settle(limit=7)
+    assert up.got == once(range(40))
+    [(place, reason)] = up.source.notes().items()
+    assert place == f"{up.prefix}*"
+    assert "configured so" in reason
+    assert "missed" in reason
+
+
 def test_a_lost_primary_is_replaced_and_nothing_is_lost() -> None:
     """The node of the primary is killed: the other copy takes over, its refreshes are proven anew."""
     try:
@@ -502,3 +522,28 @@ def test_missing_privileges_are_said_at_start(elasticsearch8_secure: Server) -> 
     with pytest.raises(ConfigError, match="401"):
         source.open(frozenset())
     source.close()
+
+
+def test_without_monitor_reading_is_by_time_but_never_changes_over_silently(elasticsearch8_secure: Server) -> None:
+    """An account that may not see the shards' numbers reads by time; one that could before waits for it."""
+    server = elasticsearch8_secure
+    with upstream(server) as up:
+        index = up.index("a")
+        up.cluster.request("PUT", f"/{index}/_mapping", body={"properties": {"@timestamp": {"type": "date"}}})
+        up.write(index, range(5))
+        up.settle()
+        name = f"reader-{up.prefix}"
+        role = {"cluster": ["cluster:monitor/main"], "indices": [{"names": [f"{up.prefix}*"], "privileges": ["read"]}]}
+        up.cluster.request("PUT", f"/_security/role/{name}", body=role)
+        user = {"password": "kV7-moss-Tundra-19", "roles": [name]}
+        up.cluster.request("PUT", f"/_security/user/{name}", body=user)
+        secret = server.folder / f"{name}.password"
+        secret.write_text(user["password"])
+        account = {"username": name, "password_file": str(secret)}
+        reader = up.open(**account)
+        records = reader.fetch(None, 100)
+        assert len(records) == 5
+        assert "monitor" in reader.notes()[f"{up.prefix}*"]
+        with pytest.raises(RetryableError, match="grant monitor again"):
+            reader.fetch(up.cursor, 100)
+        reader.close()
