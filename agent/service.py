@@ -85,6 +85,7 @@ class Service:
         "_build_streams",
         "_open_sources",
         "_open_sinks",
+        "_settle_memory",
         "_start_chores",
         "_listen",
         "_start_threads",
@@ -148,9 +149,6 @@ class Service:
                     log.warning("refused", stream=id, detector=name, reason=reason)
                 log.info("plan", stream=id, detector=name, **{key: plan[key] for key in plan if _is_short(plan[key])})
 
-        gc.freeze()  # compiled rules live to the end: the collector need not look at them again
-        gc.set_threshold(100_000, 50, 50)
-
     def _open_sources(self) -> None:
         """Open every source; one that cannot be reached now is tried again by its stream."""
         for runner in self._runners:
@@ -170,6 +168,11 @@ class Service:
                 self._open_sink_names.add(name)
             except RetryableError as error:
                 log.warning("sink waits", sink=name, reason=str(error))
+
+    def _settle_memory(self) -> None:
+        gc.collect()
+        gc.freeze()  # compiled rules live to the end: the collector need not look at them again
+        gc.set_threshold(100_000, 50, 50)
 
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler

@@ -74,7 +74,7 @@ class SigmaDetector:
         return not reason
 
     def fields(self, kind: Kind) -> frozenset[str]:
-        return self._engine.plan(kind).fields
+        return self._engine.fields(kind)
 
     def detect(self, events: Batch, state: StateView) -> Sequence[Finding]:  # noqa: ARG002
         return [self._finding(events, row, rule) for row, rule in self._engine.match(events)]

@@ -165,7 +165,8 @@ class Judge:
         for finding in everything:
             source, partial = self._source(finding, whole, at_hand, records.as_of)
             seen = source
-            if records.projected and finding.evidence and finding.evidence[0] in at_hand:
+            by_fields = finding.detector.id in self._suppressions
+            if by_fields and records.projected and finding.evidence and finding.evidence[0] in at_hand:
                 seen, _ = self._source(finding, at_hand, at_hand, records.as_of)
             alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records, state))
         return alerts

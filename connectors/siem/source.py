@@ -34,6 +34,9 @@ from connectors.siem.timed import Timed, promise
 MARGIN = 1_000
 """Operations before the start position that are read as well: some may have become visible late."""
 MAX_PAGE = 10_000
+WORTH = 0.4
+"""A projection is kept where its documents have less than this share of the bytes of whole ones: the server pays for
+leaving fields out, with more time than it takes to send them."""
 WHOLE = 1_000
 """Whole documents that one search is asked for."""
 LOOK_EVERY_S = 1.0
@@ -159,11 +162,22 @@ class _Index:
     closed: bool = False
     looked_at: float = 0.0
     bytes_each: float = 0.0
+    whole_bytes: float = 0.0
+    """Bytes of a whole document, by the first page; then `projects` says whether leaving fields out is worth it."""
+    projects: bool | None = None
     row: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
         return self.identity.name
+
+    def weigh(self, each: float, projected: bool) -> None:
+        """Take in the bytes of a page's documents; decide whether a projection is worth the server's work."""
+        self.bytes_each = max(each, 0.8 * self.bytes_each)
+        if not projected and not self.whole_bytes:
+            self.whole_bytes = each
+        elif projected and self.projects is None:
+            self.projects = each < WORTH * self.whole_bytes
 
     def make_row(self) -> dict[str, Any]:
         if self.row is None:
@@ -181,6 +195,7 @@ class _Page:
     covered: int
     bytes: int
     seconds: float
+    projected: bool
 
 
 @dataclass(slots=True)
@@ -390,7 +405,7 @@ class SiemSource:
             cursor,
             as_of,
             self._unread(),
-            projected=self._source_filter() is not True,
+            projected=any(page.projected for _, page in pages) or (bool(timed) and self._source_filter() is not True),
             again=self._span is not None or any(shard.index.again for shard, _ in pages),
             notices=notices,
             counts=counts,
@@ -780,14 +795,14 @@ class SiemSource:
         assert position is not None
         said, end = clauses(position.wanted(round.above, round.checkpoint))
         if not said:
-            return _Page([], round.checkpoint, 0, 0.0)
+            return _Page([], round.checkpoint, 0, 0.0, False)
         asked = min(MAX_PAGE, size + (len(position.cut[1]) if position.cut else 0))
         body = {
             "size": asked,
             "query": {"bool": {"filter": [{"bool": {"should": said}}, *self._span_filter()]}},
             "sort": [{"_seq_no": "asc"}],
             "track_total_hits": False,
-            "_source": self._source_filter(),
+            "_source": self._filter_for(index),
         }
         start = time.monotonic()
         hits, size_read = siem.search(self.cluster, index.name, body, shard=(shard.number, round.copy))
@@ -795,7 +810,7 @@ class SiemSource:
         covered = round.checkpoint if end is None else end
         if full:
             covered = int(hits[-1]["sort"][0]) - 1  # other documents of that number may follow
-        return _Page(hits, covered, size_read, time.monotonic() - start)
+        return _Page(hits, covered, size_read, time.monotonic() - start, body["_source"] is not True)
 
     def _chunk(self, shard: _Shard, page: _Page) -> Chunk | None:
         """Deliver a page: move the shard's position and return its documents."""
@@ -831,7 +846,7 @@ class SiemSource:
         round.above = page.covered
         if page.hits:
             each = page.bytes / len(page.hits)
-            shard.index.bytes_each = max(each, 0.8 * shard.index.bytes_each)
+            shard.index.weigh(each, page.projected)
         shard.pause = 0.0
         if page.covered < round.checkpoint:
             size = min(self._share, self._page_size(shard.index))
@@ -851,6 +866,11 @@ class SiemSource:
     @property
     def _format(self) -> str:
         return DOCUMENT if self._options.keywords == "fields" else "json"
+
+    def _filter_for(self, index: _Index) -> bool | list[str]:
+        """Return the `_source` filter: the first page whole, the second projected, then as these two compare."""
+        known = index.projects if index.projects is not None else bool(index.whole_bytes)
+        return self._source_filter() if known else True
 
     def _source_filter(self) -> bool | list[str]:
         if not self._fields or self._options.keywords == "source":

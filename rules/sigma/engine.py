@@ -605,33 +605,37 @@ class KindPlan:
         ) - frozenset(kind.constant)
         self._trees: dict[int, _Node] = {}
         self._bound = bound
-        self._scans: list[int] = []
-        self._indexes: dict[str, _Index] = {}
-        self._plan_index(sought)
+        self._sought = sought
 
-    def _plan_index(self, sought: _PerLeaf[_Sought]) -> None:
+    @cached_property
+    def _looked_up(self) -> tuple[list[int], dict[str, _Index]]:
+        """The rules that need no literal, and the indexes of the others' literals; made for the first event."""
+        sought, scans = self._sought, []
+        indexes: dict[str, _Index] = {}
+
         def cost(clause: _Clause) -> float:
             return sum(sought(leaf[2], leaf[3]).cost for leaf in clause)
 
         for number, condition in self._bound.items():
             options = clauses(condition, cost)
             if not options:
-                self._scans.append(number)
+                scans.append(number)
                 continue
             for _, column, operator, arguments in min(options, key=cost):
-                index = self._indexes.get(column)
+                index = indexes.get(column)
                 if index is None:
-                    index = self._indexes[column] = _Index(column)
+                    index = indexes[column] = _Index(column)
                 index.add(operator, arguments, sought(operator, arguments).literals, number)
+        return scans, indexes
 
     @property
     def atoms(self) -> int:
-        return sum(index.atoms for index in self._indexes.values())
+        return sum(index.atoms for index in self._looked_up[1].values())
 
     @property
     def scanned(self) -> int:
         """Rules that need no literal, evaluated for every row."""
-        return len(self._scans)
+        return len(self._looked_up[0])
 
     def match(self, batch: Batch, rows: _Rows) -> Iterator[tuple[int, int]]:
         """Yield (row of the batch, rule number) for each match."""
@@ -648,10 +652,11 @@ class KindPlan:
     def _candidates(self, view: _View) -> Iterator[tuple[int, _Rows]]:
         """Yield each rule that may match with the rows where it may."""
         every = np.arange(len(view))
-        for rule in self._scans:
+        scans, indexes = self._looked_up
+        for rule in scans:
             yield rule, every
         found: dict[int, list[_Rows]] = defaultdict(list)
-        for index in self._indexes.values():
+        for index in indexes.values():
             numbers, groups = index.groups(view)
             rows = np.flatnonzero(numbers)
             numbers = numbers[rows]
@@ -682,10 +687,17 @@ class Engine:
             by_source[rule.logsource].append((number, rule))
         self._sources = [_Source(*pair) for pair in by_source.items()]
 
+    def fields(self, kind: Kind) -> frozenset[str]:
+        """Return the columns that the rules for *kind* read."""
+        return (self._plans.get(kind) or self._make(kind)).fields
+
+    def _make(self, kind: Kind) -> KindPlan:
+        return KindPlan(kind, self._sources, self._tests, self._sought)
+
     def plan(self, kind: Kind) -> KindPlan:
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = KindPlan(kind, self._sources, self._tests, self._sought)
+            plan = self._plans[kind] = self._make(kind)
         return plan
 
     @property

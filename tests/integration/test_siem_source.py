@@ -414,22 +414,41 @@ def test_own_alerts_and_exclusions_are_never_listed(siem: Server) -> None:
 
 
 def test_projection_leaves_out_what_no_rule_reads_and_full_gives_it(siem: Server) -> None:
+    """The first page is read whole and the second projected; what is worth it stays so."""
     with upstream(siem) as up:
         index = up.index("a")
-        up.write(index, range(3), message="wanted", noise="x" * 1000)
+        up.write(index, range(6), message="wanted", noise="x" * 1000)
         up.source.close()
         source = up.open()
         source.open(frozenset({"message", "user.name"}))
-        records = source.fetch(None, 10)
+        first = source.fetch(None, 2)
+        assert not first.projected
+        records = source.fetch(first.cursor, 2)
         assert records.projected
         assert all(set(raw) == {"@timestamp", "message"} for raw in payloads(records))
-        references = [records.reference(row) for row in range(3)]
+        references = [records.reference(row) for row in range(2)]
         whole = source.full(references)
         assert all(len(whole[one]["noise"]) == 1000 for one in references)
-        up.cluster.request("DELETE", f"/{index}/_doc/1", params={"refresh": True})
-        assert len(source.full(references)) == 2
+        up.cluster.request("DELETE", f"/{index}/_doc/{references[0].key}", params={"refresh": True})
+        assert source.full(references).keys() == {references[1]}
         up.cluster.request("DELETE", f"/{index}")
         assert source.full(references) == {}
+        source.close()
+
+
+def test_a_projection_that_saves_little_is_given_up(siem: Server) -> None:
+    """Where rules read nearly all there is, leaving out the rest costs the server more than it saves."""
+    with upstream(siem) as up:
+        up.write(up.index("a"), range(9), message="x" * 500, noise="y")
+        up.source.close()
+        source = up.open()
+        source.open(frozenset({"message"}))
+        projected, cursor = [], None
+        for _ in range(4):
+            records = source.fetch(cursor, 2)
+            cursor = records.cursor
+            projected.append(records.projected)
+        assert projected == [False, True, False, False]
         source.close()
 
 

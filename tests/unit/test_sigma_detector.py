@@ -153,6 +153,7 @@ def test_the_plan_says_what_runs_what_does_not_and_what_it_costs(tmp_path: Path)
     keywords = rule_text("{k: [evil], condition: k}", "{product: linux}")
     detector = make(tmp_path, RULE, LOW, unfed, keywords, "title: broken\n")
     assert detector.fields(WINDOWS) == set(EVENT)
+    detector.detect(batch([EVENT]), STATE)
     plan = orjson.loads(orjson.dumps(detector.plan()))
     assert plan["rules"] == 4
     assert plan["levels"] == {"high": 1, "low": 1, "medium": 2}
