@@ -74,7 +74,8 @@ def process(
         again=records.again,
         events=[(one.action, {"place": one.place, "text": one.text}) for one in records.notices],
     )
-    if not records.chunks and records.cursor == stream.cursor and not alerts and not commit.changes.deltas:
+    said = records.chunks or records.notices or records.counts or alerts or commit.changes.deltas
+    if not said and records.cursor == stream.cursor:
         return 0
     new = store.commit(commit)
     transaction.apply()
