@@ -46,6 +46,7 @@ NOTES_KEPT = 200
 UNKNOWN = -1
 """How many shards an index has of which only the cursor tells yet."""
 _FIRST_PAGE = 500
+_EMPTY: dict[str, Any] = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DURATION = re.compile(r"^([1-9]\d{0,4})([mhd])$")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -829,13 +830,19 @@ class SiemSource:
         if not kept:
             return None
         documents = [page.hits[place] for place in kept]
-        shard.last = str(documents[-1]["_source"].get("@timestamp", shard.last))
+        raw = [hit.get("_source", _EMPTY) for hit in documents]
+        shard.last = str(raw[-1].get("@timestamp", shard.last))
         return Chunk(
             shard.partition,
             index.name,
             self._format,
             [hit["_id"] for hit in documents],
-            [hit["_source"] for hit in documents],
+            raw,
+            {
+                place: "the index keeps no _source: only a search in it can see its events"
+                for place, one in enumerate(raw)
+                if one is _EMPTY
+            },
             lineage=index.lineage,
         )
 

@@ -436,6 +436,22 @@ def test_projection_leaves_out_what_no_rule_reads_and_full_gives_it(siem: Server
         source.close()
 
 
+def test_documents_of_an_index_without_source_are_quarantined_and_not_lost(siem: Server) -> None:
+    with upstream(siem) as up:
+        index = f"{up.prefix}-bare"
+        body = {
+            "settings": {"number_of_shards": 1, "number_of_replicas": 0},
+            "mappings": {"_source": {"enabled": False}},
+        }
+        up.cluster.request("PUT", f"/{index}", body=body)
+        up.write(index, range(2))
+        records = up.source.fetch(None, 10)
+        [chunk] = records.chunks
+        assert list(chunk.keys) == ["0", "1"]
+        assert set(chunk.faults) == {0, 1}
+        assert "_source" in chunk.faults[0]
+
+
 def test_a_projection_that_saves_little_is_given_up(siem: Server) -> None:
     """Where rules read nearly all there is, leaving out the rest costs the server more than it saves."""
     with upstream(siem) as up:
