@@ -11,6 +11,7 @@ Elasticsearch is spoken to by its official client, OpenSearch, which that client
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ from elastic_transport import ApiError, NodeConfig, OrjsonSerializer, Transport,
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent.errors import ConfigError, RetryableError, VedetteError
+
+logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # what fails is said once, by whoever asked
 
 FlavourName = Literal["elasticsearch", "opensearch"]
 Param = str | int | bool
