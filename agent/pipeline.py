@@ -106,7 +106,8 @@ class Pipeline:
             if normalised.marks.get(name) != known[name]:
                 marks.put(name, normalised.marks[name])
         batch, filtered = self._filter(normalised.batch)
-        findings = [finding for one in self.detectors for finding in one.detect(batch, states.view(one.id))]
+        shown = self.detectors if len(batch) else ()
+        findings = [finding for one in shown for finding in one.detect(batch, states.view(one.id))]
         if states.counted("late"):
             _note_late(batch, _mark(marks, _STREAM), states.view(LATE))
         watermark = _watermark(records, marks)

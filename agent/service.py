@@ -37,6 +37,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
+UNREAD_S = 0.05
+"""Seconds between fetches of a source that holds more and spares its upstream."""
 DRAIN_LIMIT = 500
 NOTES_SAID = 1000
 """How many places that are not read a stream names in the log."""
@@ -109,6 +111,7 @@ class Service:
 
     def run(self) -> None:
         """Start, work, stop in order. Raises what made it stop, if that was not a signal or the end of the work."""
+        gc.set_threshold(100_000, 50, 50)
         try:
             for step in self.STEPS:
                 getattr(self, step)()
@@ -172,7 +175,6 @@ class Service:
     def _settle_memory(self) -> None:
         gc.collect()
         gc.freeze()  # compiled rules live to the end: the collector need not look at them again
-        gc.set_threshold(100_000, 50, 50)
 
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
@@ -248,7 +250,7 @@ class Service:
             return 0.0
         if not records.unread:
             runner.idle.set()
-        return IDLE_S if not records.unread else 0.0
+        return UNREAD_S if records.unread else IDLE_S
 
     def _is_full(self, reader: Reader, name: str) -> bool:
         cap = self._configuration.sinks[name].max_waiting

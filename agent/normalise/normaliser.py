@@ -71,7 +71,8 @@ class Normaliser:
 
     def __call__(self, records: Records, marks: Mapping[str, Timestamp]) -> Normalised:
         """Return *records* as a batch. *marks*: by partition, the greatest event time before this fetch."""
-        self._pool.renew()
+        if records.chunks:
+            self._pool.renew()
         work = _Work(records, self._pool)
         row = 0
         for chunk in records.chunks:
