@@ -20,9 +20,9 @@ from agent.model import DOCUMENT, NO_TIME, SECOND, UNPARSED, Batch, Chunk, Colum
 from agent.normalise import clock
 from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool
-from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, original_of, text_of
+from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
 from agent.normalise.document import build
-from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths
+from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
 from agent.normalise.lines import line_reader
 from agent.normalise.mapping import shipped
 
@@ -30,6 +30,7 @@ FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
 
 _BLOCK = 256
+_KEPT_ORIGINAL = own_paths(ORIGINAL)
 _FORMATS = {
     "json": "json",
     DOCUMENT: "json",
@@ -138,8 +139,10 @@ class Normaliser:
             pile.rows += [first_row + place for place in members]
             for values, paths in zip(pile.values, group.reads, strict=True):
                 values.extend(part.column(paths))
-            if group.wants_original:
-                pile.originals += [original_of(format, raws[place]) for place in members]
+            if group.wants_original and format == DOCUMENT:
+                pile.originals += part.column(_KEPT_ORIGINAL)
+            elif group.wants_original:
+                pile.originals += [text_of(raws[place]) for place in members]
 
     def _quarantine(self, work: _Work, row: int, raw: Raw, reason: str) -> None:
         data = raw if isinstance(raw, bytes) else dump(raw)
@@ -153,7 +156,7 @@ class _Pile:
     def __init__(self, group: Group) -> None:
         self.rows: list[int] = []
         self.values: list[list[Any]] = [[] for _ in group.reads]
-        self.originals: list[str | None] = []
+        self.originals: list[Any] = []
 
 
 class _Work:

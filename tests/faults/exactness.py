@@ -593,7 +593,7 @@ def judge(result: Result, oracle: Oracle, exists: set[str], first: Delivered, se
     alerts_of = Counter(first.key.values())
     double = {id for id, key in first.key.items() if first.times[id] > 1 or alerts_of[key] > 1}
     if result.during == "shrink" and result.server.startswith("elasticsearch"):
-        # Elasticsearch keeps no record of what an index was shrunk from: who comes later reads it as an index of its own.
+        # Elasticsearch keeps no record of what an index was shrunk from: who comes later takes it for one of its own.
         differs = (set(second.key.values()) ^ alerted) - gone
     else:
         extra = {first.key[id] for id in first.key.keys() - second.key.keys()} - gone
