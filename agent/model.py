@@ -370,7 +370,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Alert:
-    """An alert as stored: *document* is the nested ECS document, complete but for what a sink's schema adds."""
+    """An alert as stored: *document* is the nested ECS document, complete but for what a sink's schema adds.
+
+    *again*: a sink may have it already, from a time that the store knows nothing of.
+    """
 
     id: str
     rule_id: str
@@ -380,6 +383,7 @@ class Alert:
     document: Mapping[str, Any]
     deliver: bool = True
     revision: Revision = "fired"
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ class Replay:
     def report(self) -> dict[str, Any]:
         """Return how far it is, as JSON-able data."""
         return {"stream": self.stream, "spans": len(self.spans), "spans_done": self.spans_done, "read": self.read,
-                "new": self.new, "done": self.done, "error": self.error}  # fmt: skip
+                "new": self.new, "done": self.done, "failure": self.error}  # fmt: skip
 
     def _run(self, span: Span, configuration: Configuration, locator: Locator, store: Store) -> None:
         stream = self._make(span, configuration, locator, store)

@@ -39,6 +39,8 @@ IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
 UNREAD_S = 0.05
 """Seconds between fetches of a source that holds more and spares its upstream."""
+ONCE_PATIENCE = 8
+"""Failures in a row after which a run that is to end by itself gives up."""
 DRAIN_LIMIT = 500
 NOTES_SAID = 1000
 """How many places that are not read a stream names in the log."""
@@ -234,6 +236,8 @@ class Service:
             raise
         except (RetryableError, OSError) as error:
             runner.failures += 1
+            if self._once and runner.failures >= ONCE_PATIENCE:
+                raise
             return self._degrade(runner, str(error), backoff(runner.failures, getattr(error, "retry_after", None)))
         except Exception as error:  # a fault of ours or a plug-in's must not take the other streams down
             if self._once:

@@ -71,7 +71,6 @@ def process(
         dead=found.dead,
         released=[one for one in released if one not in still_dead],
         counts={**found.counts, **records.counts},
-        again=records.again,
         events=[(one.action, {"place": one.place, "text": one.text}) for one in records.notices],
     )
     said = records.chunks or records.notices or records.counts or alerts or commit.changes.deltas

@@ -179,14 +179,15 @@ class Judge:
     ) -> list[Alert]:
         deliver, storm = self._let_out(finding, state) if finding.revision == "fired" else (True, None)
         body = self._build(finding, id, source, records.as_of, partial)
-        if finding.time < records.backfill:
+        old = finding.time < records.backfill
+        if old:
             body["vedette"]["backfill"] = True
-        about = finding.detector
-        alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver, finding.revision)]
+        about, again = finding.detector, old or records.again
+        alerts = [Alert(id, about.id, about.title, about.level, finding.time, body, deliver, finding.revision, again)]
         if storm is not None:
             storm_id = alert_id(self._tenant, storm)
             body = self._build(storm, storm_id, {}, records.as_of, False)
-            alerts.append(Alert(storm_id, STORM.id, STORM.title, STORM.level, storm.time, body))
+            alerts.append(Alert(storm_id, STORM.id, STORM.title, STORM.level, storm.time, body, again=again))
         return alerts
 
     def _build(

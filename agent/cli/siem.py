@@ -130,13 +130,14 @@ def replay(
             while not report["done"]:
                 waiting.show(report)
                 time.sleep(0.5)
-                report = ask(data, {"do": "replay"}) or {**report, "done": True, "error": "the daemon has ended"}
-    if report["error"]:
-        raise VedetteError(f"replay ended early after {report['read']:,} events: {report['error']}")
+                report = ask(data, {"do": "replay"}) or {**report, "done": True, "failure": "the daemon has ended"}
+    if report["failure"]:
+        raise VedetteError(f"replay ended early after {report['read']:,} events: {report['failure']}")
     if as_json:
         print_json([report])
     else:
-        say(f"{report['read']:,} events read again in {report['spans']} spans: {report['new']:,} new alerts")
+        where = f" in {report['spans']} spans of time" if late else ""
+        say(f"read {report['read']:,} events again{where}; new alerts: {report['new']:,}")
 
 
 def _replay_here(request: Mapping[str, Any], configuration: Any, locator: Any, data: Path) -> dict[str, Any]:

@@ -58,8 +58,7 @@ class Commit:
     """One batch's whole effect: it happens at once or not at all.
 
     *sinks* get each deliverable alert that is not stored yet; *spilled* are full sinks that would have, and count it.
-    *released* are dead letters that were tried again and read. *again*: what the alerts are about may have been read
-    long ago, so that a sink must look whether it has them.
+    *released* are dead letters that were tried again and read.
     """
 
     stream: str
@@ -75,7 +74,6 @@ class Commit:
     released: Sequence[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     events: Sequence[tuple[str, Mapping[str, Any]]] = ()
-    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +364,7 @@ def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> b
         number = connection.last_insert_rowid()
         connection.executemany(
             "INSERT INTO outbox (sink, alert, attempts) VALUES (?, ?, ?)",
-            [(sink, number, int(commit.again)) for sink in commit.sinks],
+            [(sink, number, int(alert.again)) for sink in commit.sinks],
         )
     return True
 

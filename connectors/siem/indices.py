@@ -82,16 +82,16 @@ def identify(cluster: Cluster, names: Collection[str]) -> dict[str, Identity]:
     return found
 
 
-def original_of(cluster: Cluster, copy: str, names: Collection[str]) -> str | None:
-    """Return which of *names* holds the documents of *copy*, if that was resized from another index; else None.
+def is_resized(cluster: Cluster, name: str) -> bool:
+    """Say whether *name* was shrunk, split or cloned, where settings do not tell: on Elasticsearch."""
+    if cluster.flavour != "elasticsearch":
+        return False
+    answer = cluster.request("GET", f"/{segment(name)}/_recovery", params={"detailed": False}, accept=(404,)).body
+    return any(one.get("type") == "LOCAL_SHARDS" for one in answer.get(name, {}).get("shards", ()))
 
-    Elasticsearch does not keep on record what an index was shrunk, split or cloned from: only that it came from shards
-    of the same node. Its first documents then tell.
-    """
-    recovery = cluster.request("GET", f"/{segment(copy)}/_recovery", params={"detailed": False}, accept=(404,)).body
-    shards = recovery.get(copy, {}).get("shards", ())
-    if not any(one.get("type") == "LOCAL_SHARDS" for one in shards):
-        return None
+
+def original_of(cluster: Cluster, copy: str, names: Collection[str]) -> str | None:
+    """Return which of *names* holds the first documents of *copy*; None if that has none or no index has them all."""
     body = {"size": 10, "_source": False, "sort": [{"_seq_no": "asc"}], "track_total_hits": False}
     first, _ = search(cluster, copy, body)
     ids = {hit["_id"] for hit in first}

@@ -34,6 +34,8 @@ from connectors.siem.timed import Timed, promise
 MARGIN = 1_000
 """Operations before the start position that are read as well: some may have become visible late."""
 MAX_PAGE = 10_000
+MOST_NAMES = 100
+"""Top-level fields that OpenSearch is asked to filter by; 200 are too many for it."""
 WORTH = 0.4
 """A projection is kept where its documents have less than this share of the bytes of whole ones: the server pays for
 leaving fields out, with more time than it takes to send them."""
@@ -569,11 +571,18 @@ class SiemSource:
             named = siem.base_name(identity.name) == name != identity.name
             if copied or named or (identity.source_name and identity.source_name == name):
                 return name, lineage
-        if self.cluster.flavour == "elasticsearch" and identity.created * 1000 >= self._began:
-            originals = {one.name: one.lineage for one in self._indices.values() if not one.closed}
-            original = siem.original_of(self.cluster, identity.name, originals.keys())
-            return (original, originals[original]) if original else None
-        return None
+        return self._origin_by_content(identity)
+
+    def _origin_by_content(self, identity: Identity) -> tuple[str, str] | None:
+        """Ask the documents where nothing else tells: a restored index was created when its original was, and what
+        Elasticsearch has resized came from shards of the same node."""
+        there = [one for one in self._indices.values() if not one.closed]
+        if identity.created * 1000 >= self._began and siem.is_resized(self.cluster, identity.name):
+            originals = {one.name: one.lineage for one in there}
+        else:
+            originals = {one.name: one.lineage for one in there if one.identity.created == identity.created}
+        found = siem.original_of(self.cluster, identity.name, originals.keys()) if originals else None
+        return (found, originals[found]) if found else None
 
     def _miss(self, index: _Index) -> None:
         """An index is not listed any more: it is gone, or the patterns do not reach it now."""
@@ -882,7 +891,11 @@ class SiemSource:
     def _source_filter(self) -> bool | list[str]:
         if not self._fields or self._options.keywords == "source":
             return True
-        return sorted({*self._fields, "@timestamp"})
+        names = {*self._fields, "@timestamp"}
+        if self.cluster.flavour == "opensearch":  # it makes an automaton of them, and refuses one that is large
+            names = {name.partition(".")[0] for name in names}
+            return sorted(names) if len(names) <= MOST_NAMES else True
+        return sorted(names)
 
     def _span_filter(self) -> list[dict[str, Any]]:
         if self._span is None or (self._span.start is None and self._span.end is None):

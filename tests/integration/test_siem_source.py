@@ -352,6 +352,26 @@ def test_a_snapshot_restored_over_the_index_is_a_history_break(siem: Server) -> 
         up.cluster.request("DELETE", f"/_snapshot/{up.prefix}")
 
 
+def test_a_snapshot_restored_under_a_name_of_ones_own_is_a_copy(siem: Server) -> None:
+    """Whatever it is called: it was created when its original was, and holds its documents."""
+    with upstream(siem) as up:
+        index = up.index("a")
+        up.write(index, range(10))
+        up.settle()
+        repository = {"type": "fs", "settings": {"location": up.prefix}}
+        up.cluster.request("PUT", f"/_snapshot/{up.prefix}", body=repository)
+        snapshot = f"/_snapshot/{up.prefix}/one"
+        up.cluster.request("PUT", snapshot, params={"wait_for_completion": True}, body={"indices": index})
+        body = {"indices": index, "rename_pattern": ".+", "rename_replacement": f"{up.prefix}-zz"}
+        up.cluster.request("POST", f"{snapshot}/_restore", params={"wait_for_completion": True}, body=body)
+        time.sleep(1.1)
+        up.settle()
+        assert up.got == once(range(10))
+        assert "derived from" in up.source.notes()[f"{up.prefix}-zz"]
+        up.cluster.request("DELETE", snapshot)
+        up.cluster.request("DELETE", f"/_snapshot/{up.prefix}")
+
+
 def test_start_is_now_or_a_duration(siem: Server) -> None:
     """An index that was there before is read from the start position, a newer one whole."""
     with upstream(siem) as up:
