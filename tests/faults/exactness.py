@@ -411,6 +411,8 @@ class Writers:
                     if item["status"] == 201:
                         self.oracle.acknowledged.add(item["_id"])
                         made.append((item["_index"], item["_id"]))
+                    elif item["status"] == 409 and one[0]:
+                        self.oracle.acknowledged.add(one[0])  # sent twice, over the other node: it is there
                     elif item["status"] in (429, 503):
                         again.append(one)
                     else:
