@@ -39,7 +39,7 @@ IDLE_S = 0.5
 """Seconds between fetches of a source that had nothing new."""
 UNREAD_S = 0.05
 """Seconds between fetches of a source that holds more and spares its upstream."""
-ONCE_PATIENCE = 8
+ONCE_PATIENCE = 5
 """Failures in a row after which a run that is to end by itself gives up."""
 DRAIN_LIMIT = 500
 NOTES_SAID = 1000

@@ -471,7 +471,7 @@ def _settings(server: Server, index: int, ports: list[int]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "cluster.name": server.folder.name,
         "node.name": node.name,
-        "node.roles": [master, "data", "ingest"] if index == 0 else ["data", "ingest"],
+        "node.roles": [*([master] if index == 0 else []), "data", "ingest", "remote_cluster_client"],
         "network.host": "127.0.0.1",
         "http.port": ports[len(server._nodes) + index],
         "transport.port": ports[index],

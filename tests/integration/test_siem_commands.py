@@ -263,7 +263,7 @@ def test_replay_of_a_span_finds_the_same_alerts_again(read: Site, beside: bool) 
     assert read.replay("--from", ago(1.5))["read"] == 2
     assert read.replay("--from", ago(3), "--to", ago(1.5))["read"] == 1
     whole = read.replay("--from", ago(3))
-    assert (whole["read"], whole["new"], whole["error"]) == (3, 0, "")
+    assert (whole["read"], whole["new"], whole["failure"]) == (3, 0, "")
     if beside:
         read.stop()
     read.succeed("run", "--once")
