@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from agent.errors import RetryableError
@@ -224,5 +223,10 @@ def _listed(names: str | list[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Say whether the index pattern fits *name*: a star stands for any text, nothing else is special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+
+
 def _any_match(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns)

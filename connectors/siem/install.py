@@ -10,7 +10,6 @@ type are kept but not indexed. What stays refusable is a scalar where an object 
 from __future__ import annotations
 
 import hashlib
-import re
 import time
 import zlib
 from collections import defaultdict
@@ -22,6 +21,7 @@ import orjson
 from agent.errors import ConfigError, RetryableError, VedetteError
 from agent.ports import Check
 from connectors.siem.client import Cluster, Denied, FlavourName, Refused, segment
+from connectors.siem.indices import OWN, batches, matches
 
 NAME = "vedette-alert"
 """Name of the ingest pipeline, of the component template with the mapping, and of the index template."""
@@ -335,7 +335,7 @@ def _overruled(cluster: Cluster, stream: str) -> Check:
         for name, template in _templates(cluster).items()
         if name != NAME
         and template.get("priority", 0) > PRIORITY
-        and any(_matches(pattern, stream) for pattern in template["index_patterns"])
+        and any(matches(pattern, stream) for pattern in template["index_patterns"])
     ]
     if rivals:
         return Check("precedence", "failed", f"{stream} would be made by another template: {', '.join(sorted(rivals))}",
@@ -346,10 +346,6 @@ def _overruled(cluster: Cluster, stream: str) -> Check:
 def _templates(cluster: Cluster) -> Mapping[str, Mapping[str, Any]]:
     found = cluster.request("GET", "/_index_template").body.get("index_templates", [])
     return {one["name"]: one["index_template"] for one in found}
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
 
 
 def _renew(cluster: Cluster, stream: str, digest: str) -> Check:
@@ -489,9 +485,6 @@ def _role(flavour: FlavourName, privileges: tuple[Sequence[str], Sequence[str]],
 _SUPPORTED: Mapping[FlavourName, Sequence[int]] = {"elasticsearch": (8, 9), "opensearch": (2, 3)}
 _CLOCK = 30.0
 """Seconds that our clock and the cluster's may differ."""
-_NEVER_READ = ("logs-vedette.*", ".ds-logs-vedette.*", ".alerts-*", ".internal.alerts-*")
-_LINE = 3_000
-"""Characters of index names in one request: servers take a line of 4,096 bytes."""
 _TIMED = "read by ingest time with overlap instead of by sequence number"
 
 
@@ -554,9 +547,7 @@ def _examine_source(cluster: Cluster, patterns: Sequence[str]) -> Iterator[Check
             yield _denied("patterns", error, cluster, "read", _RESOLVE, SOURCE)
             continue
         kept = {
-            name: closed
-            for name, closed in found.items()
-            if not any(_matches(one, name) for one in (*_NEVER_READ, *excluded))
+            name: closed for name, closed in found.items() if not any(matches(one, name) for one in (*OWN, *excluded))
         }
         closed = sorted(name for name, shut in kept.items() if shut)
         names.update(kept.keys() - set(closed))
@@ -590,8 +581,8 @@ def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
     running: dict[str, int] = {}
     shards = None if cluster.build == "serverless" else running
     try:
-        for some in _lines(names) if shards is not None else ():
-            answer = cluster.request("GET", f"/{some}/_stats/refresh", params={
+        for some in batches(names) if shards is not None else ():
+            answer = cluster.request("GET", f"/{segment(some)}/_stats/refresh", params={
                 "level": "shards", "filter_path": "indices.*.shards.*.routing.state,indices.*.shards.*.routing.primary",
                 "ignore_unavailable": True})  # fmt: skip
             running |= {name: len(one["shards"]) for name, one in (answer.body or {}).get("indices", {}).items()}
@@ -614,8 +605,8 @@ def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
 
 def _examine_settings(cluster: Cluster, names: Sequence[str], shards: Mapping[str, int] | None) -> Iterator[Check]:
     missing, unnumbered, unrefreshed = [], [], []
-    for some in _lines(names):
-        answer = cluster.request("GET", f"/{some}/_settings", params={"ignore_unavailable": True})
+    for some in batches(names):
+        answer = cluster.request("GET", f"/{segment(some)}/_settings", params={"ignore_unavailable": True})
         for name, one in sorted(answer.body.items()):
             index = one["settings"]["index"]
             if shards is not None and (lost := int(index["number_of_shards"]) - shards.get(name, 0)) > 0:
@@ -663,17 +654,6 @@ def _examine_restrictions(cluster: Cluster) -> Iterator[Check]:
     if narrow:
         hidden = f"document-level security hides documents of {_some(narrow)}: no rule sees them, they count as gone"
         yield Check("feed", "warning", hidden, f"give the role {SOURCE} without a query")
-
-
-def _lines(names: Sequence[str]) -> Iterator[str]:
-    """Join *names* for as many requests as it takes."""
-    line = ""
-    for name in map(segment, names):
-        if line and len(line) + len(name) >= _LINE:
-            yield line
-            line = ""
-        line = f"{line},{name}" if line else name
-    yield line
 
 
 def _denied(

@@ -30,6 +30,7 @@ from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Check
 from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
+from connectors.siem.indices import matches
 from connectors.siem.install import SINK, stream_name
 
 LARGEST = 5 << 20
@@ -181,7 +182,7 @@ class SiemSink:
             (int(template.get("priority") or 0), str(one.get("name")), template)
             for one in _objects(body.get("index_templates"))
             if isinstance(template := one.get("index_template"), dict)
-            and any(_matches(pattern, self.stream) for pattern in template.get("index_patterns") or ())
+            and any(matches(str(pattern), self.stream) for pattern in template.get("index_patterns") or ())
         ]
         if not matching:
             self._misplaced(f"there is no index template for the data stream {self.stream}: run 'vedette setup'")
@@ -412,10 +413,6 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, str):
         return value[:_TEXT]
     return value if isinstance(value, int | float) else None
-
-
-def _matches(pattern: object, name: str) -> bool:
-    return re.fullmatch(".*".join(map(re.escape, str(pattern).split("*"))), name) is not None
 
 
 def _object(answer: Any, path: str) -> dict[str, Any]:

@@ -19,14 +19,13 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
 from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Timestamp
 from connectors.siem.client import Answer, Cluster, Param, Refused, segment
-from connectors.siem.indices import OWN
+from connectors.siem.indices import OWN, matches
 
 OVERLAP_S = 300
 CAP = 200_000
@@ -435,4 +434,4 @@ def _digest(hit: Mapping[str, Any]) -> bytes:
 
 def _own(hit: Mapping[str, Any]) -> bool:
     name = str(hit["_index"]).rpartition(":")[2]
-    return any(fnmatchcase(name, pattern) for pattern in OWN)
+    return any(matches(pattern, name) for pattern in OWN)

@@ -12,6 +12,7 @@ from agent.errors import ConfigError, RetryableError
 from agent.ports import Check
 from connectors.siem import install as setup
 from connectors.siem.client import Access, Cluster, FlavourName
+from connectors.siem.indices import batches
 from tests.fake_siem import FakeSiem, Reply, Request
 
 FLAVOURS: tuple[FlavourName, ...] = get_args(FlavourName)
@@ -264,7 +265,7 @@ def test_setup_that_may_not_or_cannot_raises(fake: FakeSiem) -> None:
 
 def test_names_go_into_as_many_requests_as_they_need() -> None:
     names = [f"logs-{number:04}-{'x' * 90}" for number in range(100)]
-    lines = list(setup._lines(names))
+    lines = list(batches(names))
     assert [name for line in lines for name in line.split(",")] == names
     assert max(map(len, lines)) < 4_000
     assert len(lines) == 4
