@@ -216,11 +216,11 @@ def test_our_template_wins_over_the_usual_one_for_logs(cluster: Cluster, namespa
 
 
 def test_a_template_that_wins_over_ours_is_named(cluster: Cluster, namespace: str) -> None:
-    other = {"index_patterns": [f"logs-*-{namespace}"], "priority": 700, "data_stream": {}, "template": {}}
+    other = {"index_patterns": [f"logs-*-{namespace}"], "priority": 811, "data_stream": {}, "template": {}}
     cluster.request("PUT", f"/_index_template/{namespace}", body=other)
     checks = {check.name: check for check in setup.install(cluster, namespace, FIELDS)}
     assert checks["precedence"].state == "failed"
-    assert f"{namespace} (priority 700)" in checks["precedence"].detail
+    assert f"{namespace} (priority 811)" in checks["precedence"].detail
     assert "stream" not in checks
     assert states(setup.examine_sink(cluster, namespace))["precedence"] == "failed"
     assert "pipeline" not in str(verdict(cluster, namespace))
