@@ -167,7 +167,8 @@ class SourceHarness(Harness):
     """One upstream of a source."""
 
     def grow(self, number: int, time: Timestamp) -> Sequence[Raw]:
-        """Put *number* new, distinct records of that event time upstream; return them as the source must give them."""
+        """Put *number* new, distinct records of that event time upstream, where the next fetch finds them; return them
+        as the source must give them."""
         raise NotImplementedError
 
     def source(self) -> Source:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from time import sleep
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -21,6 +22,7 @@ from connectors.siem.client import Access, Cluster
 
 CONNECTORS = {"elasticsearch": elasticsearch, "opensearch": opensearch}
 SECRET = "kV7-moss-Tundra-19"
+LOOKS_A_SECOND = 100
 
 
 class Siem(SourceHarness):
@@ -51,6 +53,7 @@ class Siem(SourceHarness):
         body = b"\n".join(lines) + b"\n"
         answer = self._cluster.request("POST", f"/{self._index}/_bulk", params={"refresh": True}, body=body)
         assert not answer.body["errors"]
+        sleep(1 / LOOKS_A_SECOND)  # no source looks again sooner
         return documents
 
     def same(self, raw: Raw) -> Any:
@@ -61,7 +64,12 @@ class Siem(SourceHarness):
     def _make(self, **options: Any) -> Source:
         make = CONNECTORS[self._server.flavour].source
         assert make is not None
-        base = {**self._server.access(), "indices": [self._index], "start": "earliest", "searches_per_second": 100}
+        base = {
+            **self._server.access(),
+            "indices": [self._index],
+            "start": "earliest",
+            "searches_per_second": LOOKS_A_SECOND,
+        }
         return make("siem", {**base, **options})
 
     def source(self) -> Source:
