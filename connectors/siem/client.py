@@ -2,9 +2,9 @@
 
 `Cluster.request` returns an answer that is whole, or raises by what the caller can do next::
 
-    RetryableError           not reached, cut off, too slow, 429, 502, 503, 504 (`retry_after` where the server said)
-    ├── Denied               401 or 403: credentials or a privilege are missing; at start this is a ConfigError
-    Refused (VedetteError)   any other status from 400 on: `status`, the server's error `type` and its reason
+    RetryableError     not reached, cut off, too slow, 5xx, 408, 429 (`retry_after` where the server said)
+    ├── Denied         401 or 403: credentials or a privilege are missing; at start this is a ConfigError
+    └── Refused        any other status from 400 on: `status`, the server's error `type` and its reason
 
 Elasticsearch is spoken to by its official client, OpenSearch, which that client refuses, by the transport below it.
 """
@@ -53,8 +53,8 @@ class Denied(RetryableError):
         self.status = status
 
 
-class Refused(VedetteError):
-    """The cluster understood the request and will not do it; asking again changes nothing."""
+class Refused(RetryableError):
+    """The cluster, or what stands before it, will not do this; asked again it may, once somebody has changed it."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import RetryableError
-from connectors.siem.client import Cluster, Param, Refused, segment
+from connectors.siem.client import Cluster, Param, segment
 from connectors.siem.feed import Sight
 
 OWN = ("logs-vedette.*", ".ds-logs-vedette.*", ".alerts-*", ".internal.alerts-*")
@@ -158,10 +158,7 @@ def search(
     params: dict[str, Param] = {"allow_partial_search_results": False, "request_cache": False}
     if shard:
         params["preference"] = preference(cluster, *shard)
-    try:
-        given = cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body)
-    except Refused as error:
-        raise RetryableError(str(error)) from None
+    given = cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body)
     answer = given.body if isinstance(given.body, dict) else {}
     shards = answer.get("_shards", {})
     whole = not answer.get("timed_out", True) and not shards.get("failed", 1)

@@ -503,10 +503,10 @@ def _careful(cluster: Cluster, checks: Iterator[Check]) -> Iterator[Check]:
         yield from checks
     except Denied as error:
         yield Check("reach", "failed", str(error), "check the credentials and the roles they are given")
+    except (ConfigError, Refused) as error:
+        yield Check("reach", "failed", str(error), "correct the source's or sink's options in vedette.yml")
     except RetryableError as error:
         yield Check("reach", "failed", str(error), f"see that {cluster.place} runs and can be reached from here")
-    except VedetteError as error:
-        yield Check("reach", "failed", str(error), "correct the source's or sink's options in vedette.yml")
 
 
 def _reach(cluster: Cluster) -> Iterator[Check]:

@@ -116,8 +116,6 @@ class SiemSink:
             self._backing()
         except Denied as error:
             raise ConfigError(f"{error}; writing to {self.stream} needs an account with the role {SINK}") from None
-        except Refused as error:
-            raise ConfigError(str(error)) from None
 
     def write(self, documents: Sequence[Document]) -> Sequence[Outcome]:
         unusable: dict[int, Outcome] = {}

@@ -26,7 +26,7 @@ from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Refere
 from agent.ports import Check
 from connectors.siem import indices as siem
 from connectors.siem import install
-from connectors.siem.client import Access, Cluster, Denied, FlavourName, Param, Refused, segment
+from connectors.siem.client import Access, Cluster, Denied, FlavourName, Param, segment
 from connectors.siem.feed import START, Position, Proof, Sight, clauses
 from connectors.siem.indices import Identity
 from connectors.siem.timed import Timed, promise
@@ -314,10 +314,8 @@ class SiemSource:
             self._stand_at(after)
         try:
             return self._fetch(limit)
-        except BaseException as error:
+        except BaseException:
             self._cursor = None  # positions may have moved: the next fetch begins at its cursor again
-            if isinstance(error, Refused):
-                raise RetryableError(str(error)) from None
             raise
 
     def full(self, references: Sequence[Reference]) -> Mapping[Reference, Mapping[str, Any]]:

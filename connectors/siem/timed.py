@@ -24,7 +24,7 @@ from typing import Any
 
 from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Timestamp
-from connectors.siem.client import Answer, Cluster, Param, Refused, segment
+from connectors.siem.client import Cluster, Param, segment
 from connectors.siem.indices import OWN, matches
 
 OVERLAP_S = 300
@@ -227,7 +227,7 @@ class Timed:
     def _first_row(self) -> Mapping[str, Any] | None:
         """Decide by which times to read; None if there is nothing yet to decide by."""
         path = f"/{segment(self._expression)}/_field_caps"
-        answer = self._request("GET", path, params={"fields": INGESTED}, accept=(404,))
+        answer = self._cluster.request("GET", path, params={"fields": INGESTED}, accept=(404,))
         if answer.status == 404 or not answer.body["indices"]:
             return None
         if answer.body.get("failed_indices"):
@@ -246,7 +246,7 @@ class Timed:
         params: dict[str, Param] = {"keep_alive": _KEEP_ALIVE}
         if not elastic:
             params |= {"allow_partial_pit_creation": False, "allow_no_indices": False}
-        answer = self._request("POST", path, params=params, accept=(404,))
+        answer = self._cluster.request("POST", path, params=params, accept=(404,))
         if answer.status == 404:
             return None
         self._poll = _Poll(answer.body["id" if elastic else "pit_id"], now, self._tracks)
@@ -368,7 +368,7 @@ class Timed:
             body["pit"] = {"id": poll.id, "keep_alive": _KEEP_ALIVE}
         path = f"/{segment(expression)}/_search" if expression else "/_search"
         params: dict[str, Param] = {"allow_partial_search_results": False}
-        given = self._request("POST", path, params=params, body=body, accept=(404,))
+        given = self._cluster.request("POST", path, params=params, body=body, accept=(404,))
         if given.status == 404:
             raise _Lost
         self._counts["searches"] += 1
@@ -379,12 +379,6 @@ class Timed:
         if poll and not expression:
             poll.id = answer.get("pit_id", poll.id)
         return answer, given.size
-
-    def _request(self, method: str, path: str, **more: Any) -> Answer:
-        try:
-            return self._cluster.request(method, path, **more)
-        except Refused as error:
-            raise RetryableError(str(error)) from None
 
     def _filter(self, track: Track, times: Mapping[str, int]) -> list[Mapping[str, Any]]:
         clauses: list[Mapping[str, Any]] = [*self._span]
