@@ -20,9 +20,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import ValidationError
-
-from agent.errors import ConfigError
 from agent.model import Chunk, Cursor, Records, Timestamp
 from agent.ports import Connector, Source
 from connectors._containers import kind, open_regular
@@ -42,6 +39,7 @@ from connectors._opened import (
     short,
     unfollowed,
 )
+from connectors._options import parse
 
 UNOPENED = "unopened"
 """Stands in `Records.unread` for the files that were not opened yet: their partitions are not known before."""
@@ -183,11 +181,7 @@ def _now() -> Timestamp:
 
 def build(id: str, options: Mapping[str, Any], clock: Callable[[], Timestamp] = _now) -> Source:
     """Return a files source; ConfigError names the option that is wrong."""
-    try:
-        parsed = Options.model_validate(dict(options))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ConfigError(f"source {id}: {wrong}") from None
+    parsed = parse(Options, f"source {id}", options)
     return (FollowedFiles if parsed.follow else FilesSource)(id, parsed, clock)
 
 

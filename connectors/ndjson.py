@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import ConfigError, RecordError
 from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Connector
+from connectors._options import parse
 
 LONGEST = 16 << 20
 BLOCK = 1 << 20
@@ -198,11 +199,7 @@ def _sync_folder(path: str) -> None:
 
 def build(id: str, options: Mapping[str, Any]) -> NdjsonSink:
     """Return an NDJSON sink; ConfigError names the option that is wrong."""
-    try:
-        return NdjsonSink(id, Options.model_validate(dict(options)))
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ConfigError(f"sink {id}: {wrong}") from None
+    return NdjsonSink(id, parse(Options, f"sink {id}", options))
 
 
 connector = Connector(sink=build)

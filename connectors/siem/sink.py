@@ -23,11 +23,12 @@ from itertools import islice
 from typing import Any, NoReturn
 
 import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from agent.errors import ConfigError, RecordError, RetryableError, VedetteError
 from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Check
+from connectors._options import parse
 from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
 from connectors.siem.indices import matches
@@ -444,10 +445,6 @@ def build(flavour: FlavourName) -> Callable[[str, Mapping[str, Any]], SiemSink]:
     """Return the maker of sinks for a connector of this *flavour*; ConfigError names the option that is wrong."""
 
     def make(id: str, options: Mapping[str, Any]) -> SiemSink:
-        try:
-            return SiemSink(id, flavour, Options.model_validate(dict(options)))
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            raise ConfigError(f"sink {id}: {wrong}") from None
+        return SiemSink(id, flavour, parse(Options, f"sink {id}", options))
 
     return make
