@@ -30,7 +30,7 @@ Whatever is wrong in a file raises ConfigError with ``file:line``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.resources import files
@@ -390,8 +390,3 @@ def _derived(transform: Transform | None, convert: Converter, absent: frozenset[
             raise ValueError("not of the type that the transform reads") from None
 
     return derive
-
-
-def sequence(shapes: Sequence[MappingFile], format: str) -> tuple[tuple[MappingFile, Shape], ...]:
-    """Return the shapes that records of *format* may have, in the order in which they are tried."""
-    return tuple((mapping, shape) for mapping in shapes if mapping.format == format for shape in mapping.shapes)

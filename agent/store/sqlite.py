@@ -37,16 +37,12 @@ class StoreBroken(VedetteError):
 
 @dataclass(frozen=True)
 class Books:
-    """How a fetch's records were disposed of; `unaccounted` is always zero or there is a fault in Vedette."""
+    """How a fetch's records were disposed of: *received* is the sum of the others."""
 
     received: int
     scored: int
     filtered: Mapping[str, int]
     quarantined: int
-
-    @property
-    def unaccounted(self) -> int:
-        return self.received - self.scored - sum(self.filtered.values()) - self.quarantined
 
     def counts(self) -> dict[str, int]:
         named = {f"filtered.{name}": number for name, number in self.filtered.items()}
