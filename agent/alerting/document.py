@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Any
 
 from agent.alerting.attack import threat
 from agent.model import Finding, Level, Timestamp
+from agent.normalise.catalogue import catalogue
+from agent.normalise.clock import to_text as iso
 
-ECS_VERSION = "9.5.0"
 SEVERITY: Mapping[Level, tuple[int, float]] = {
     "informational": (21, 10.0),
     "low": (21, 21.0),
@@ -24,15 +24,7 @@ ORIGINAL_CAP = 32_766
 EVIDENCE_CAP = 100
 ALWAYS = (0, 0)
 """The window of a finding that is made once and for all."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _VERSION = version("vedette")
-
-
-def iso(time: Timestamp) -> str:
-    """Return *time* as ECS wants a date: ISO 8601, UTC, milliseconds (microseconds where there are any)."""
-    moment = _EPOCH + timedelta(microseconds=time)
-    digits = "milliseconds" if time % 1000 == 0 else "microseconds"
-    return moment.isoformat(timespec=digits).replace("+00:00", "Z")
 
 
 def build(
@@ -72,7 +64,7 @@ def build(
     document = {
         **source,
         "@timestamp": iso(as_of),
-        "ecs": {"version": ECS_VERSION},
+        "ecs": {"version": catalogue().version},
         "message": about.title,
         "event": event,
         "rule": _rule(finding),

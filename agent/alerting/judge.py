@@ -28,6 +28,7 @@ from agent.model import (
     digest,
 )
 from agent.normalise import Normaliser
+from agent.normalise.clock import to_text
 from agent.normalise.decode import original_of
 from agent.ports import StateView
 
@@ -252,7 +253,7 @@ def _entity(finding: Finding) -> str:
 def _storm(finding: Finding, hour: int, cap: int) -> Finding:
     about = finding.detector
     sentence = (
-        f"{about.title}: more than {cap} alerts in the hour from {document.iso(hour * HOUR)}; the rest are stored and "
+        f"{about.title}: more than {cap} alerts in the hour from {to_text(hour * HOUR)}; the rest are stored and "
         f"not sent: vedette alerts list --rule {about.id}"
     )
     return Finding(

@@ -198,9 +198,9 @@ def cell(value: Any) -> str:
 
 
 def iso(time: int) -> str:
-    from agent.alerting.document import iso as as_iso
+    from agent.normalise.clock import to_text
 
-    return as_iso(time)
+    return to_text(time)
 
 
 def _find(data: Path, ids: list[str]) -> list[dict[str, Any]]:

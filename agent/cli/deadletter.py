@@ -21,15 +21,15 @@ def list_(
 
     Example: vedette deadletter list
     """
-    from agent.alerting.document import iso
     from agent.cli.terminal import print_json, table
+    from agent.normalise.clock import to_text
     from agent.store import Reader
 
     with Reader(data) as reader:
         letters = list(reader.dead_letters(limit))
     for letter in letters:
         raw = letter.pop("raw")
-        letter["time"] = iso(letter["time"])
+        letter["time"] = to_text(letter["time"])
         letter["begins"] = None if raw is None else raw[:200].decode("utf-8", "backslashreplace")
     if as_json:
         print_json(letters)

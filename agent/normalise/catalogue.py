@@ -56,7 +56,7 @@ def catalogue() -> Catalogue:
                 fields[name] = Field(kind, level, bool(array))
             case ["allowed", name, *values]:
                 allowed[name] = frozenset(values)
-    return Catalogue(version, fields, allowed)
+    return Catalogue(version.removesuffix("-dev"), fields, allowed)
 
 
 @cache

@@ -71,7 +71,7 @@ def build(
     record = frame.section(())[0]
     document = _Document()
     document.put("@timestamp", to_text(time))
-    document.put("ecs", {"version": catalogue().version.removesuffix("-dev")})
+    document.put("ecs", {"version": catalogue().version})
     if shape.ecs:
         _adopt(document, record, mapping.prefix)
     for native, name in mapping.identity.items():
