@@ -10,6 +10,7 @@ type are kept but not indexed. What stays refusable is a scalar where an object 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import zlib
 from collections import defaultdict
@@ -21,7 +22,7 @@ import orjson
 from agent.errors import ConfigError, RetryableError, VedetteError
 from agent.ports import Check
 from connectors.siem.client import Cluster, Denied, FlavourName, Refused, segment
-from connectors.siem.indices import OWN, batches, matches
+from connectors.siem.indices import Identity, find, identify, matches, sights
 
 NAME = "vedette-alert"
 """Name of the ingest pipeline, of the component template with the mapping, and of the index template."""
@@ -178,7 +179,7 @@ def install(cluster: Cluster, namespace: str, fields: Mapping[str, str]) -> Iter
             f"for {PATTERN}, priority {PRIORITY}; settings of your own belong in the component template {CUSTOM}",
         )
         wanted = component["_meta"]["digest"]
-        verdicts = [_overruled(cluster, stream_name(namespace)), _effective(cluster, wanted)]
+        verdicts = [_overruled(_templates(cluster), stream_name(namespace)), _effective(cluster, wanted)]
         yield from verdicts
         if all(verdict.state == "ok" for verdict in verdicts):
             yield _renew(cluster, stream_name(namespace), wanted)
@@ -328,11 +329,11 @@ def _at(value: Any, *path: str) -> Any:
     return value
 
 
-def _overruled(cluster: Cluster, stream: str) -> Check:
+def _overruled(templates: Mapping[str, Mapping[str, Any]], stream: str) -> Check:
     """Say whose template makes *stream*: of those that match, the one with the highest priority."""
     rivals = [
         f"{name} (priority {template.get('priority', 0)})"
-        for name, template in _templates(cluster).items()
+        for name, template in templates.items()
         if name != NAME
         and template.get("priority", 0) > PRIORITY
         and any(matches(pattern, stream) for pattern in template["index_patterns"])
@@ -533,29 +534,28 @@ def _examine_source(cluster: Cluster, patterns: Sequence[str]) -> Iterator[Check
         yield Check(
             "feed", "warning", f"serverless: all indices are {_TIMED}", "nothing to do; late events may be lost"
         )
-    remote = [one for one in patterns if ":" in one]
+    include = [one for one in patterns if not one.startswith("-")]
+    remote = [one for one in include if ":" in one]
     if remote:
         yield Check("feed", "warning", f"{_some(remote)}: of another cluster, so {_TIMED}",
                     "make the other cluster a source of its own")  # fmt: skip
-    local = [one for one in patterns if ":" not in one and not one.startswith("-")]
-    excluded = [one[1:] for one in patterns if one.startswith("-")]
+    excluded = [one for one in patterns if one.startswith("-")]
     names: set[str] = set()
-    for pattern in local:
+    for pattern in include:
+        if ":" in pattern:
+            continue
         try:
-            found = _indices(cluster, pattern)
+            found = find(cluster, [pattern, *excluded])
         except Denied as error:
             yield _denied("patterns", error, cluster, "read", _RESOLVE, SOURCE)
             continue
-        kept = {
-            name: closed for name, closed in found.items() if not any(matches(one, name) for one in (*OWN, *excluded))
-        }
-        closed = sorted(name for name, shut in kept.items() if shut)
-        names.update(kept.keys() - set(closed))
+        closed = sorted(name for name, one in found.items() if one.closed)
+        names.update(found.keys() - set(closed))
         if closed:
             yield Check("patterns", "warning", f"{pattern}: closed and not read: {_some(closed)}",
                         "open them (POST INDEX/_open) or leave them out of the patterns")  # fmt: skip
-        if kept:
-            yield Check("patterns", "ok", f"{pattern}: {len(kept) - len(closed)} open indices")
+        if found:
+            yield Check("patterns", "ok", f"{pattern}: {len(found) - len(closed)} open indices")
         else:
             yield Check("patterns", "warning", f"{pattern}: matches nothing that we may read",
                         f"correct the pattern, or add it to the role {SOURCE}")  # fmt: skip
@@ -563,39 +563,20 @@ def _examine_source(cluster: Cluster, patterns: Sequence[str]) -> Iterator[Check
         yield from _examine_indices(cluster, sorted(names))
 
 
-def _indices(cluster: Cluster, pattern: str) -> Mapping[str, bool]:
-    """Return the concrete indices of one pattern, and of each whether it is closed."""
-    answer = cluster.request(
-        "GET", f"/_resolve/index/{segment(pattern)}", params={"expand_wildcards": "all"}, accept={404}
-    )
-    if answer.status == 404:
-        return {}
-    found: dict[str, bool] = {}
-    for kind, part in (("data_streams", "backing_indices"), ("aliases", "indices")):
-        for one in answer.body.get(kind, []):
-            found |= dict.fromkeys([one[part]] if isinstance(one[part], str) else one[part], False)
-    return found | {one["name"]: "closed" in one["attributes"] for one in answer.body.get("indices", [])}
-
-
 def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
-    running: dict[str, int] = {}
-    shards = None if cluster.build == "serverless" else running
+    running: Mapping[str, int] | None = None
     try:
-        for some in batches(names) if shards is not None else ():
-            answer = cluster.request("GET", f"/{segment(some)}/_stats/refresh", params={
-                "level": "shards", "filter_path": "indices.*.shards.*.routing.state,indices.*.shards.*.routing.primary",
-                "ignore_unavailable": True})  # fmt: skip
-            running |= {name: len(one["shards"]) for name, one in (answer.body or {}).get("indices", {}).items()}
+        if cluster.build != "serverless":
+            running = {name: len(shards) for name, (_, shards) in sights(cluster, names).items() if shards}
     except Denied as error:
-        shards = None
         yield _denied("feed", error, cluster, "monitor", "indices:monitor/stats", SOURCE,
                       state="warning", said=f"_stats is denied, so all indices are {_TIMED}")  # fmt: skip
     try:
-        yield from _examine_settings(cluster, names, shards)
+        yield from _examine_settings(identify(cluster, names), running)
     except Denied as error:
         yield _denied("settings", error, cluster, "monitor", "indices:monitor/settings/get", SOURCE)
     try:
-        yield _clock(cluster, next(iter(running), names[0]))
+        yield _clock(cluster, next(iter(running or names)))
     except Denied as error:
         yield _denied("search", error, cluster, "read", "indices:data/read/search", SOURCE)
     except RetryableError as error:
@@ -603,18 +584,12 @@ def _examine_indices(cluster: Cluster, names: Sequence[str]) -> Iterator[Check]:
     yield from _examine_restrictions(cluster)
 
 
-def _examine_settings(cluster: Cluster, names: Sequence[str], shards: Mapping[str, int] | None) -> Iterator[Check]:
-    missing, unnumbered, unrefreshed = [], [], []
-    for some in batches(names):
-        answer = cluster.request("GET", f"/{segment(some)}/_settings", params={"ignore_unavailable": True})
-        for name, one in sorted(answer.body.items()):
-            index = one["settings"]["index"]
-            if shards is not None and (lost := int(index["number_of_shards"]) - shards.get(name, 0)) > 0:
-                missing.append(f"{name} ({lost} of {index['number_of_shards']})")
-            if str(index.get("disable_sequence_numbers")) == "true":
-                unnumbered.append(name)
-            if str(index.get("refresh_interval")).startswith("-1"):
-                unrefreshed.append(name)
+def _examine_settings(found: Mapping[str, Identity], shards: Mapping[str, int] | None) -> Iterator[Check]:
+    indices = sorted(found.values(), key=lambda one: one.name)
+    lost = {one: one.shards - shards.get(one.name, 0) for one in indices} if shards is not None else {}
+    missing = [f"{one.name} ({number} of {one.shards})" for one, number in lost.items() if number > 0]
+    unnumbered = [one.name for one in indices if one.unnumbered]
+    unrefreshed = [one.name for one in indices if one.refresh_s == math.inf]
     if missing:
         yield Check("shards", "failed", f"no copy is running, so these cannot be read: {_some(missing)}",
                     "see GET _cluster/allocation/explain; what they hold is read once they are back")  # fmt: skip
@@ -691,14 +666,15 @@ def _examine_sink(cluster: Cluster, namespace: str) -> Iterator[Check]:
 def _examine_templates(cluster: Cluster, stream: str) -> Iterator[Check]:
     again = "run vedette setup"
     try:
-        meta = _templates(cluster).get(NAME, {}).get("_meta") or {}
+        templates = _templates(cluster)
+        meta = templates.get(NAME, {}).get("_meta") or {}
         if not meta:
             yield Check("template", "failed", f"there is no index template {NAME} of ours", again)
         elif meta.get("layout") != _LAYOUT:
             yield Check("template", "warning", f"{NAME} was installed by another version of Vedette", again)
         else:
             yield Check("template", "ok", f"{NAME} is of this version")
-        yield _overruled(cluster, stream)
+        yield _overruled(templates, stream)
     except Denied as error:
         yield Check(
             "template", "failed", str(error), f"grant the cluster privilege {_TEMPLATES}, as in the role {SINK}"

@@ -34,13 +34,24 @@ def denied(_: Request) -> Reply:
 
 def indices(siem: FakeSiem, **settings: Any) -> None:
     """Let the fake have one index ``logs-a`` of one shard with these settings."""
-    siem.on("logs-*", Reply(body={"indices": [{"name": "logs-a", "attributes": ["open"]}]}))
-    siem.on("_settings", Reply(body={"logs-a": {"settings": {"index": {"number_of_shards": "1", **settings}}}}))
+    siem.on("logs-*", resolved(indices=[{"name": "logs-a", "attributes": ["open"]}]))
+    flat = {f"index.{name}": value for name, value in {"number_of_shards": "1", **settings}.items()}
+    siem.on("_settings", Reply(body={"logs-a": {"settings": flat}}))
     siem.on("_search", answered_at(0))
 
 
+def resolved(**found: Any) -> Reply:
+    return Reply(body={"indices": [], "aliases": [], "data_streams": [], **found})
+
+
 def running(siem: FakeSiem) -> None:
-    siem.on("refresh", Reply(body={"indices": {"logs-a": {"shards": {"0": [{"routing": {"state": "STARTED"}}]}}}}))
+    copy = {
+        "routing": {"state": "STARTED", "primary": True, "node": "n"},
+        "commit": {"user_data": {"history_uuid": "h"}},
+        "seq_no": {"global_checkpoint": 0},
+        "refresh": {"external_total": 1},
+    }
+    siem.on("refresh", Reply(body={"indices": {"logs-a": {"uuid": "u", "shards": {"0": [copy]}}}}))
 
 
 def answered_at(ahead: float) -> Any:
@@ -222,7 +233,7 @@ def test_a_shard_without_a_running_copy_is_said(fake: FakeSiem) -> None:
 def test_our_own_alerts_are_not_counted_as_a_sources_indices(fake: FakeSiem) -> None:
     fake.on("health", denied)
     own = {"name": "logs-vedette.alert-a", "backing_indices": [".ds-logs-vedette.alert-a-000001"]}
-    fake.on("logs-*", Reply(body={"data_streams": [own], "indices": []}))
+    fake.on("logs-*", resolved(data_streams=[own]))
     assert by_name(setup.examine_source(to(fake), ["logs-*"]))["patterns"].state == "warning"
 
 
