@@ -1,6 +1,7 @@
 """The command line: one file a noun, and the commands that other rooms bring.
 
-Exit codes: 0 fine, 1 found something or a check failed, 2 usage, 3 configuration, 4 trust refused, 5 unreachable.
+Exit codes: 0 fine, 1 found something, a check failed or it could not be done, 2 usage, 3 configuration, 4 trust
+refused, 5 unreachable.
 """
 
 from __future__ import annotations

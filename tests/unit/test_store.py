@@ -9,6 +9,8 @@ from typing import Any
 import apsw
 import pytest
 
+from agent.control import NAME as SOCKET
+from agent.control import Control
 from agent.errors import ConfigError, RetryableError
 from agent.model import DELIVERED, Alert, DeadLetter, Outcome, Reference
 from agent.state import Changes, StoredDelta, pack
@@ -210,6 +212,16 @@ def test_a_full_disk_is_retryable_and_a_sick_one_is_the_end(store: Store) -> Non
         store.do(sick)
     with pytest.raises(StoreBroken):
         store.commit(commit())
+
+
+def test_the_data_folder_and_the_socket_in_it_are_private(tmp_path: Path) -> None:
+    """Nobody but the owner looks in or asks the daemon for anything."""
+    folder = tmp_path / "data"
+    Store(folder).close()
+    control = Control(folder, dict)
+    modes = [path.stat().st_mode & 0o777 for path in (folder, folder / SOCKET)]
+    control.close()
+    assert modes == [0o700, 0o600]
 
 
 def test_the_database_is_private_and_fsyncs_every_commit(store: Store) -> None:
