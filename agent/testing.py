@@ -254,6 +254,11 @@ def payloads(records: Records) -> list[Raw]:
     return [raw for chunk in records.chunks for raw in chunk.raw]
 
 
+def documents(records: Records) -> list[Any]:
+    """Return the payloads of records that are JSON, decoded."""
+    return [json.loads(raw) if isinstance(raw, bytes) else raw for raw in payloads(records)]
+
+
 def fetch(source: Source, after: Cursor | None, limit: int) -> Records:
     """Fetch what there is; a source that gives nothing but names unread partitions spares its upstream: ask again."""
     records = source.fetch(after, limit)

@@ -30,7 +30,7 @@ def threat(techniques: Sequence[str], tactics: Sequence[str]) -> dict[str, Any]:
 
     An id that the catalogue lacks is kept without a name. Tactics that are not named come from the techniques.
     """
-    named = [_tactic_ids().get(tactic.replace("_", "-"), tactic) for tactic in tactics]
+    named = [_tactic_ids().get(tactic, tactic) for tactic in tactics]
     if not named:
         shorts = (short for technique in techniques for short in catalogue().get(technique, ((), ""))[0])
         named = [_tactic_ids()[short] for short in shorts]

@@ -55,19 +55,19 @@ def setup(
         return
     account = {"username": username, "password_file": password_file, "api_key_file": api_key_file}
     fields = {name: field.type for name, field in catalogue().fields.items()}
-    rows: list[dict[str, Any]] = []
+    checks: list[Check] = []
     for name, section in configuration.sinks.items():
         sinks = {**configuration.sinks, name: _as_account(section, account)}
         sink = build_sink(configuration.model_copy(update={"sinks": sinks}), locator, name)
         if not isinstance(sink, Installable):
             continue
         for check in sink.install(fields):
-            rows.append({"part": f"sink {name}", **_row(check)})
-            _show(rows[-1], as_json)
+            checks.append(check)
+            _show(f"sink {name}", check, as_json)
         sink.close()
-    if not rows:
+    if not checks:
         say("no sink needs anything installed")
-    raise typer.Exit(1 if any(row["state"] == "failed" for row in rows) else 0)
+    raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
 
 
 def doctor(config: Config = CONFIG, as_json: AsJson = False) -> None:
@@ -83,13 +83,13 @@ def doctor(config: Config = CONFIG, as_json: AsJson = False) -> None:
         *((f"source {name}", build_source(configuration, locator, name)) for name in configuration.sources),
         *((f"sink {name}", build_sink(configuration, locator, name)) for name in configuration.sinks),
     ]
-    rows: list[dict[str, Any]] = []
+    checks: list[Check] = []
     for place, part in parts:
-        for row in _examined(part) if isinstance(part, Examinable) else _opened(part):
-            rows.append({"part": place, **row})
-            _show(rows[-1], as_json)
+        for check in part.examine() if isinstance(part, Examinable) else _opened(part):
+            checks.append(check)
+            _show(place, check, as_json)
         part.close()
-    raise typer.Exit(1 if any(row["state"] == "failed" for row in rows) else 0)
+    raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
 
 
 def replay(
@@ -211,36 +211,26 @@ def _unused(taken: Mapping[str, Any], name: str, part: str, body: object) -> str
     return name if taken.get(name, body) == body else f"{name}-{part}"
 
 
-def _examined(part: Examinable) -> Iterator[dict[str, Any]]:
-    for check in part.examine():
-        yield _row(check)
-
-
-def _opened(part: Source | Sink) -> Iterator[dict[str, Any]]:
+def _opened(part: Source | Sink) -> Iterator[Check]:
     """Yield what opening a source or sink says that cannot look deeper."""
     try:
         if isinstance(part, Source):
             part.open(frozenset())
         else:
             part.open()
-        yield {"check": "open", "state": "ok", "detail": "can be opened", "remedy": ""}
+        yield Check("open", "ok", "can be opened")
     except VedetteError as error:
-        yield {"check": "open", "state": "failed", "detail": str(error), "remedy": ""}
+        yield Check("open", "failed", str(error))
 
 
-def _row(check: Check) -> dict[str, Any]:
-    return {"check": check.name, "state": check.state, "detail": check.detail, "remedy": check.remedy}
-
-
-def _show(row: Mapping[str, Any], as_json: bool) -> None:
+def _show(part: str, check: Check, as_json: bool) -> None:
     from agent.cli.terminal import print_json, safe, say
 
     if as_json:
-        print_json([row])
+        print_json(
+            [{"part": part, "check": check.name, "state": check.state, "detail": check.detail, "remedy": check.remedy}]
+        )
         return
-    say(
-        f"{row['state']:8} {safe(row['part'])}: {safe(row['check'])}: {safe(row['detail'])}",
-        _STYLES.get(row["state"], ""),
-    )
-    if row["remedy"]:
-        say(f"         -> {safe(row['remedy'])}")
+    say(f"{check.state:8} {safe(part)}: {safe(check.name)}: {safe(check.detail)}", _STYLES.get(check.state, ""))
+    if check.remedy:
+        say(f"         -> {safe(check.remedy)}")

@@ -24,13 +24,11 @@ MAX_DEPTH = 64
 _CONTAINERS = frozenset({dict, list})
 
 
-def decode_json(raws: Sequence[Raw], *, trusted: bool = False) -> list[Decoded]:
-    """Decode records that are one JSON object each; *trusted* objects came out of a JSON decoder just now."""
-    if trusted:
-        values: list[Any] = list(raws)
-        return [value if _is_flat(value) else _checked(value) for value in values]
+def decode_json(raws: Sequence[Raw]) -> list[Decoded]:
+    """Decode records that are one JSON object each."""
     if raws and raws[0].__class__ is dict:
         return [value if _is_flat(value) else _checked(value) for value in map(_load, raws)]
+    values: list[Any]
     try:
         values = list(map(orjson.loads, raws))  # type: ignore[arg-type]
     except ValueError:
@@ -50,12 +48,12 @@ def text_of(raw: Raw) -> str:
 
 def original_of(format: str, raw: Raw) -> str | None:
     """Return the event as it was before anybody read it: the record itself, of a stored document what it kept."""
-    if format != DOCUMENT or raw.__class__ is bytes:
+    record = _load(raw)
+    if format != DOCUMENT or record.__class__ is not dict:
         return text_of(raw)
-    assert not isinstance(raw, bytes)
-    event = raw.get("event")
+    event = record.get("event")
     kept = event.get("original") if event.__class__ is dict else None
-    kept = raw.get("event.original") if kept is None else kept
+    kept = record.get("event.original") if kept is None else kept
     return kept if isinstance(kept, str) else None
 
 

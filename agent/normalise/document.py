@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from agent.model import Value
-from agent.normalise.catalogue import catalogue
+from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.clock import to_text
 from agent.normalise.columns import Frame
+from agent.normalise.kinds import TEXT
 from agent.normalise.mapping import Expression, MappingFile, Path, Product, Shape
 
 _RELATED: Mapping[str, tuple[str, ...]] = {
@@ -83,7 +84,7 @@ def build(
     for name, alternatives in product.fields.items():
         moved |= {item.native for item in _fill(document, name, alternatives, shape, frame, mapping.absent)}
     if shape.message:
-        document.put_typed("message", _text(frame.column(shape.message)[0]))
+        document.put_typed("message", _converted(TEXT, frame.column(shape.message)[0]))
     if not shape.ecs:
         _leftovers(document, mapping, shape, frame, moved | set(mapping.identity))
     _relate(document, mapping.related or _RELATED)
@@ -100,7 +101,7 @@ def _fill(
 ) -> Iterator[Expression]:
     """Set *name* from the first alternative that gives a value; yield it if the native field is moved by that."""
     for item in alternatives:
-        value = _converted(item, frame.column(shape.paths(item.native))[0])
+        value = _converted(item.convert, frame.column(shape.paths(item.native))[0])
         if value is None or (item.moves and value in absent):
             continue
         if document.put_typed(name, value) and item.moves:
@@ -108,16 +109,9 @@ def _fill(
         return
 
 
-def _converted(item: Expression, raw: Any) -> Value | None:
+def _converted(convert: Converter, raw: Any) -> Value | None:
     try:
-        return item.convert(raw)
-    except ValueError:
-        return None
-
-
-def _text(raw: Any) -> Value | None:
-    try:
-        return catalogue().converter("message")(raw)
+        return convert(raw)
     except ValueError:
         return None
 
@@ -131,9 +125,9 @@ def _adopt(document: _Document, record: Mapping[str, Any], prefix: str) -> None:
         if name in {"@timestamp", "event.original"} or name.startswith("ecs."):
             continue
         if name in catalogue().fields and catalogue().fields[name].type not in _STRUCTURED:
-            document.put_typed(name, _typed(name, value))
+            document.put_typed(name, _converted(catalogue().converter(name), value))
         elif prefix and name.startswith(prefix):
-            document.put_typed(name, _text(value))
+            document.put_typed(name, _converted(TEXT, value))
         else:
             document.put(name, _plain(value))
 
@@ -146,7 +140,7 @@ def _leftovers(document: _Document, mapping: MappingFile, shape: Shape, frame: F
         for name, value in _leaves(frame.section(section)[0], ""):
             path: Path = (*section, *name.split("."))
             if name not in known and path not in headers and (*section, name) not in headers:
-                text = _text(value)
+                text = _converted(TEXT, value)
                 document.put(prefix + name, _plain(value) if text is None else _listed(text))
 
 
@@ -158,13 +152,6 @@ def _leaves(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]
                 yield from _leaves(value, f"{prefix}{key}.")
         elif value is not None and value != {}:
             yield prefix + key, value
-
-
-def _typed(name: str, raw: Any) -> Value | None:
-    try:
-        return catalogue().converter(name)(raw)
-    except ValueError:
-        return None
 
 
 def _listed(value: Value) -> Any:

@@ -265,7 +265,7 @@ def _decode(format: str, raws: Sequence[Raw], as_of: Timestamp) -> list[Decoded]
     """Decode records of a chunk's *format*; one of a format without a reader is refused, record by record."""
     mapped = _FORMATS.get(format)
     if mapped == "json":
-        return decode_json(raws, trusted=format == DOCUMENT and all(raw.__class__ is dict for raw in raws))
+        return decode_json(raws)
     if mapped is None:
         return [RecordError(f"no mapping reads records of format {format}") for _ in raws]
     return decode_each(raws, line_reader(mapped, as_of))

@@ -17,7 +17,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -157,8 +157,12 @@ class Cluster:
         body: Any = None,
         accept: Collection[int] = (),
         timeout_s: float | None = None,
+        decode: Callable[[bytes], Any] = orjson.loads,
     ) -> Answer:
-        """Send one request. *body* is JSON-able, or bytes of NDJSON; statuses in *accept* are answers, not errors."""
+        """Send one request. *body* is JSON-able, or bytes of NDJSON; statuses in *accept* are answers, not errors.
+
+        *decode* reads the body of a success, and raises ValueError for what it cannot read.
+        """
         sender = self._sender()
         with self._lock:
             self.spent[path.rsplit("/", 1)[-1] or "info"] += 1
@@ -173,9 +177,12 @@ class Cluster:
         size = int(given.get(_SIZE, 0))
         with self._lock:
             self.spent["bytes"] += size
-        if status < 300 or status in accept:
-            return Answer(status, answer, size)
-        raise self._error(status, answer, given, f"{method} {path}")
+        if status >= 300 and status not in accept:
+            raise self._error(status, _read(answer, orjson.loads), given, f"{method} {path}")
+        found = _read(answer, decode if status < 300 else orjson.loads)
+        if found is answer and isinstance(answer, bytes):
+            raise RetryableError(f"{self._owner}: {self.place}: {method} {path}: {status}, and no JSON as expected")
+        return Answer(status, found, size)
 
     def close(self) -> None:
         with self._lock:
@@ -254,7 +261,7 @@ class _Elastic:
             nodes,
             headers=headers,
             node_class=_BoundedNode,
-            serializer=OrjsonSerializer(),
+            serializer=_Undecoded(),
             max_retries=len(nodes) - 1,
             retry_on_status=(),
         )
@@ -285,7 +292,7 @@ class _Open:
         self._transport = Transport(
             nodes,
             node_class=_BoundedNode,
-            serializers={JSON: OrjsonSerializer()},
+            serializers={JSON: _Undecoded()},
             max_retries=len(nodes) - 1,
             retry_on_status=(),
             meta_header=False,
@@ -301,6 +308,13 @@ class _Open:
 
     def close(self) -> None:
         self._transport.close()
+
+
+class _Undecoded(OrjsonSerializer):
+    """Leaves JSON answers as they are: whoever asked knows how to read them."""
+
+    def loads(self, data: bytes) -> bytes:
+        return data
 
 
 class _BoundedNode(Urllib3HttpNode):
@@ -341,6 +355,16 @@ class _Whole:
         self.status = response.status
         self.headers = {**response.headers, _SIZE: str(size)}
         self.data = b"".join(parts)
+
+
+def _read(body: Any, decode: Callable[[bytes], Any]) -> Any:
+    """Return a body decoded; as it is if it cannot be, None if there is none."""
+    if not isinstance(body, bytes):
+        return body
+    try:
+        return decode(body) if body else None
+    except ValueError:
+        return body
 
 
 def _target(path: str, params: Mapping[str, Param] | None) -> str:

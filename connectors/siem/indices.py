@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from agent.errors import RetryableError
 from connectors.siem.client import Cluster, Param, segment
 from connectors.siem.feed import Sight
@@ -21,7 +23,7 @@ _DERIVED = re.compile(r"^(?:shrink-[a-z0-9]+-|restored-|partial-|downsample-[^-]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Match:
     """An index that a pattern matches. *writable*: it may be the one that a data stream or alias writes to."""
 
     name: str
@@ -45,7 +47,7 @@ class Identity:
     """Seconds between refreshes; infinite where they are switched off."""
 
 
-def find(cluster: Cluster, patterns: Sequence[str]) -> dict[str, Found]:
+def find(cluster: Cluster, patterns: Sequence[str]) -> dict[str, Match]:
     """Return what *patterns* match, by name: concrete indices, those behind aliases and data streams."""
     include = [one for one in patterns if not one.startswith("-")]
     exclude = [*OWN, *(one[1:] for one in patterns if one.startswith("-"))]
@@ -55,18 +57,18 @@ def find(cluster: Cluster, patterns: Sequence[str]) -> dict[str, Found]:
     )  # fmt: skip
     if answer.status == 404:
         return {}
-    found: dict[str, Found] = {}
+    found: dict[str, Match] = {}
     for one in answer.body["indices"]:
         if one.get("data_stream") is None:
-            found[one["name"]] = Found(one["name"], "closed" in one.get("attributes", ()), True)
+            found[one["name"]] = Match(one["name"], "closed" in one.get("attributes", ()), True)
     for alias in answer.body["aliases"]:
         for name in _listed(alias["indices"]):
-            found.setdefault(name, Found(name, False, True))
+            found.setdefault(name, Match(name, False, True))
     for stream in answer.body["data_streams"]:
         if not _any_match(stream["name"], exclude):
             *older, newest = _listed(stream["backing_indices"])
-            found.update({name: Found(name, False, False) for name in older})
-            found[newest] = Found(newest, False, True)
+            found.update({name: Match(name, False, False) for name in older})
+            found[newest] = Match(newest, False, True)
     return {name: one for name, one in found.items() if not _any_match(name, exclude)}
 
 
@@ -93,12 +95,12 @@ def original_of(cluster: Cluster, copy: str, names: Collection[str]) -> str | No
     """Return which of *names* holds the first documents of *copy*; None if that has none or no index has them all."""
     body = {"size": 10, "_source": False, "sort": [{"_seq_no": "asc"}], "track_total_hits": False}
     first, _ = search(cluster, copy, body)
-    ids = {hit["_id"] for hit in first}
+    ids = {hit.id for hit in first}
     for batch in batches(names) if ids else ():
         query = {"size": 1000, "_source": False, "query": {"ids": {"values": sorted(ids)}}}
         found, _ = search(cluster, batch, query)
         for name in names:
-            if ids == {hit["_id"] for hit in found if hit["_index"] == name}:
+            if ids == {hit.id for hit in found if hit.index == name}:
                 return name
     return None
 
@@ -148,27 +150,109 @@ def preference(cluster: Cluster, shard: int, copy: str) -> str:
     return f"_shards:{shard}|" + (f"_only_nodes:{copy}" if cluster.flavour == "elasticsearch" else "_primary")
 
 
+class Hit(msgspec.Struct, gc=False, rename={"index": "_index", "id": "_id", "source": "_source"}):
+    """One document that a search found."""
+
+    index: str
+    id: str
+    source: msgspec.Raw = msgspec.Raw()
+    sort: tuple[int, ...] = ()
+
+    @property
+    def raw(self) -> bytes:
+        """The document as it came, empty if there is none: decoded alone, where it is used, it spoils no other."""
+        return bytes(self.source)
+
+
+class _Hits(msgspec.Struct):
+    hits: list[Hit]
+
+
+class Found(msgspec.Struct, rename={"shards": "_shards", "clusters": "_clusters"}):
+    """What a search answers."""
+
+    hits: _Hits
+    timed_out: bool
+    shards: dict[str, Any]
+    clusters: dict[str, Any] = {}
+    pit_id: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no time ran out and neither a shard nor a cluster was left out."""
+        shards, clusters = self.shards, self.clusters
+        whole = not self.timed_out and shards["failed"] == 0 and shards["successful"] == shards["total"]
+        return whole and not any(clusters.get(state, 0) for state in ("skipped", "failed", "partial", "running"))
+
+
+_DECODER = msgspec.json.Decoder(Found)
+_TOKENS = re.compile(rb'("_source"\s*:\s*(?={))|"(?:[^"\\]|\\.)*"|[{}\[\]]', re.DOTALL)
+_HIT = 4
+"""How deep the members of a hit lie in an answer."""
+
+
+def read_search(body: bytes) -> Found:
+    """Decode an answer but not the documents in it; ValueError if it is none."""
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return _read_slowly(body)
+
+
+def _read_slowly(body: bytes) -> Found:
+    """Decode an answer with a document in it that the decoder does not take (half a surrogate pair, great depth): cut
+    the documents out, whatever they hold."""
+    documents: list[msgspec.Raw] = []
+    rest: list[bytes] = []
+    depth = end = 0
+    inside = False
+    for token in _TOKENS.finditer(body):
+        first = body[token.start()]
+        if first in b"{[":
+            depth += 1
+        elif first in b"}]":
+            depth -= 1
+            if inside and depth == _HIT:
+                documents.append(msgspec.Raw(body[end : token.end()]))
+                end, inside = token.end(), False
+        elif depth == _HIT and token[1]:
+            rest += [body[end : token.end()], b"{}"]
+            end, inside = token.end(), True
+    found = _DECODER.decode(b"".join([*rest, body[end:]]))
+    with_source = [hit for hit in found.hits.hits if hit.source]
+    for hit, document in zip(with_source, documents, strict=True):
+        hit.source = document
+    return found
+
+
 def search(
-    cluster: Cluster, index: str, body: Mapping[str, Any], *, shard: tuple[int, str] | None = None
-) -> tuple[list[Any], int]:
+    cluster: Cluster,
+    index: str,
+    body: Mapping[str, Any],
+    *,
+    shard: tuple[int, str] | None = None,
+    params: Mapping[str, Param] | None = None,
+) -> tuple[list[Hit], int]:
     """Return the hits of a search, on one copy of one *shard* or over all, and the answer's bytes.
 
     RetryableError if the answer is not whole.
     """
-    params: dict[str, Param] = {"allow_partial_search_results": False, "request_cache": False}
-    if shard:
-        params["preference"] = preference(cluster, *shard)
-    given = cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body)
-    answer = given.body if isinstance(given.body, dict) else {}
-    shards = answer.get("_shards", {})
-    whole = not answer.get("timed_out", True) and not shards.get("failed", 1)
-    remote = answer.get("_clusters", {})
-    whole = whole and remote.get("skipped", 0) == 0 and remote.get("failed", 0) == 0 and remote.get("partial", 0) == 0
-    if shard:
-        whole = whole and shards.get("total") == shards.get("successful") == 1
-    if not whole or "hits" not in answer:
-        raise RetryableError(f"{index}: the answer to a search is not whole: {shards}")
-    return answer["hits"]["hits"], given.size
+    given = cluster.request(
+        "POST",
+        f"/{segment(index)}/_search",
+        params={
+            "allow_partial_search_results": False,
+            "request_cache": False,
+            **({"preference": preference(cluster, *shard)} if shard else {}),
+            **(params or {}),
+        },
+        body=body,
+        decode=read_search,
+    )
+    found: Found = given.body
+    if not found.is_whole or (shard and found.shards["total"] != 1):
+        raise RetryableError(f"{index}: the answer to a search is not whole: {found.shards} {found.clusters}"[:500])
+    return found.hits.hits, given.size
 
 
 def base_name(name: str) -> str:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+import orjson
 from pydantic import Field, ValidationError, field_validator
 
 from agent.errors import ConfigError, RetryableError
@@ -48,7 +49,7 @@ NOTES_KEPT = 200
 UNKNOWN = -1
 """How many shards an index has of which only the cursor tells yet."""
 _FIRST_PAGE = 500
-_EMPTY: dict[str, Any] = {}
+_NO_SOURCE = "the index keeps no _source: only a search in it can see its events"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DURATION = re.compile(r"^([1-9]\d{0,4})([mhd])$")
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -194,7 +195,7 @@ class _Index:
 class _Page:
     """What one search gave of one shard."""
 
-    hits: list[Any]
+    hits: list[siem.Hit]
     covered: int
     bytes: int
     seconds: float
@@ -318,7 +319,7 @@ class SiemSource:
             self._cursor = None  # positions may have moved: the next fetch begins at its cursor again
             raise
 
-    def full(self, references: Sequence[Reference]) -> Mapping[Reference, Mapping[str, Any]]:
+    def full(self, references: Sequence[Reference]) -> Mapping[Reference, bytes]:
         by_index: dict[str, list[Reference]] = {}
         for one in references:
             by_index.setdefault(one.path, []).append(one)
@@ -330,18 +331,16 @@ class SiemSource:
         ]
         return {reference: source for part in parts for reference, source in part.result().items()}
 
-    def _whole(self, index: str, references: Sequence[Reference]) -> dict[Reference, Mapping[str, Any]]:
+    def _whole(self, index: str, references: Sequence[Reference]) -> dict[Reference, bytes]:
         """Return whole documents of one index, asking only the shards that they were read from."""
         wanted = {str(one.key): one for one in references}
         shards = {shard for one in references if (shard := one.partition.rpartition("/")[2]).isdigit()}
         body = {"size": MAX_PAGE, "query": {"ids": {"values": sorted(wanted)}}, "track_total_hits": False}
-        params: dict[str, Param] = {"ignore_unavailable": True, "allow_partial_search_results": False}
+        params: dict[str, Param] = {"ignore_unavailable": True}
         if shards:
             params["preference"] = f"_shards:{','.join(sorted(shards))}"
-        answer = self.cluster.request("POST", f"/{segment(index)}/_search", params=params, body=body).body
-        if answer["timed_out"] or answer["_shards"]["failed"]:
-            raise RetryableError(f"source {self.id}: {index}: the answer with whole documents is not whole")
-        return {wanted[hit["_id"]]: hit["_source"] for hit in answer["hits"]["hits"] if hit["_id"] in wanted}
+        hits, _ = siem.search(self.cluster, index, body, params=params)
+        return {wanted[hit.id]: hit.raw for hit in hits if hit.id in wanted}
 
     def estimate(self) -> Mapping[str, Any]:
         now = self._clock()
@@ -737,9 +736,9 @@ class SiemSource:
             self.cluster, shard.index.name, {**body, "query": newer, "sort": [{"_seq_no": "asc"}]}, shard=place
         )
         if first:
-            return max(START, int(first[0]["sort"][0]) - 1 - MARGIN)
+            return max(START, first[0].sort[0] - 1 - MARGIN)
         last, _ = siem.search(self.cluster, shard.index.name, {**body, "sort": [{"_seq_no": "desc"}]}, shard=place)
-        return max(START, int(last[0]["sort"][0]) - MARGIN) if last else START
+        return max(START, last[0].sort[0] - MARGIN) if last else START
 
     def _read_by_time(self, now: float, as_of: Timestamp, limit: int, others: int) -> list[Chunk]:
         """Return what the patterns without a change feed have; each gets its share of *limit*."""
@@ -817,7 +816,7 @@ class SiemSource:
         full = len(hits) == asked
         covered = round.checkpoint if end is None else end
         if full:
-            covered = int(hits[-1]["sort"][0]) - 1  # other documents of that number may follow
+            covered = hits[-1].sort[0] - 1  # other documents of that number may follow
         return _Page(hits, covered, size_read, time.monotonic() - start, body["_source"] is not True)
 
     def _chunk(self, shard: _Shard, page: _Page) -> Chunk | None:
@@ -826,7 +825,7 @@ class SiemSource:
         assert round is not None
         assert position is not None
         before = position.row()
-        kept = position.take([(int(hit["sort"][0]), hit["_id"]) for hit in page.hits], page.covered)
+        kept = position.take([(hit.sort[0], hit.id) for hit in page.hits], page.covered)
         gone = position.settle(min(round.shown, page.covered))
         if gone and not self._span:
             self._counts["gone_before_read"] += gone
@@ -837,19 +836,15 @@ class SiemSource:
         if not kept:
             return None
         documents = [page.hits[place] for place in kept]
-        raw = [hit.get("_source", _EMPTY) for hit in documents]
-        shard.last = str(raw[-1].get("@timestamp", shard.last))
+        raw = [hit.raw for hit in documents]
+        shard.last = _time_of(raw[-1]) or shard.last
         return Chunk(
             shard.partition,
             index.name,
             self._format,
-            [hit["_id"] for hit in documents],
+            [hit.id for hit in documents],
             raw,
-            {
-                place: "the index keeps no _source: only a search in it can see its events"
-                for place, one in enumerate(raw)
-                if one is _EMPTY
-            },
+            {place: _NO_SOURCE for place, one in enumerate(raw) if one == b""},
             lineage=index.lineage,
         )
 
@@ -914,6 +909,14 @@ class SiemSource:
         return SiemSource(
             self.id, self.cluster.flavour, options, self._clock, span=Span(start, end), lineages=cursor or {}
         )
+
+
+def _time_of(raw: bytes) -> str:
+    """Return the `@timestamp` of a document as it stands there, empty if it cannot be told."""
+    try:
+        return str(orjson.loads(raw).get("@timestamp", ""))
+    except (ValueError, AttributeError):
+        return ""
 
 
 def _iso(moment: Timestamp) -> str:

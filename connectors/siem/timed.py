@@ -22,10 +22,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
+import msgspec
+
 from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Timestamp
 from connectors.siem.client import Cluster, Param, segment
-from connectors.siem.indices import OWN, matches
+from connectors.siem.indices import OWN, Found, Hit, matches, read_search
 
 OVERLAP_S = 300
 CAP = 200_000
@@ -41,6 +43,8 @@ CREATED = "@timestamp"
 _FIRST_PAGE = 500
 _KEEP_ALIVE = "5m"
 _DIGEST = 8
+_EMPTY = msgspec.Raw(b"{}")
+"""Stands for a document that the index does not keep: only what is listed without its document has none."""
 
 
 def promise(row: Mapping[str, Any] | None) -> str:
@@ -132,10 +136,10 @@ class _Poll:
         self.now = now
         self.left = deque((track, track.floor) for track in tracks)
         """Tracks not read to their end, with their floors when the poll began: its query stays the same."""
-        self.after: list[Any] | None = None
+        self.after: tuple[int, ...] | None = None
         """Sort values of the last hit listed of the first track; `listed` when there are no more."""
         self.listed = False
-        self.pending: deque[dict[str, Any]] = deque()
+        self.pending: deque[Hit] = deque()
         """Hits of the first track that are new and were not given yet."""
         self.size = 0
         """What the next page has to hold at least."""
@@ -209,7 +213,7 @@ class Timed:
             self._tracks = [Track(one) for one in row["tracks"]]
             self._row = row
             self._counts.clear()
-        given: list[dict[str, Any]] = []
+        given: list[Hit] = []
         poll = self._poll or self._begin(as_of // 1000)
         while poll and poll.left and len(given) < limit and len(given) * self._bytes_each < self._page_bytes:
             if poll.pending:
@@ -251,7 +255,7 @@ class Timed:
             return None
         self._poll = _Poll(answer.body["id" if elastic else "pit_id"], now, self._tracks)
         if "_shards" in answer.body:
-            _check(self._expression, {"timed_out": False, **answer.body})
+            self._check(msgspec.convert({"hits": {"hits": []}, "timed_out": False, **answer.body}, Found))
         if ":" in self._expression:
             self._check_clusters()
         return self._poll
@@ -263,7 +267,7 @@ class Timed:
         plain, _ = self._search(body, self._expression)
         body["sort"] = self._sort(CREATED)
         inside, _ = self._search(body)
-        if plain["_shards"]["total"] != inside["_shards"]["total"]:
+        if plain.shards["total"] != inside.shards["total"]:
             raise RetryableError(f"{self._expression}: the point in time does not hold all shards")
 
     def _end(self) -> None:
@@ -277,7 +281,7 @@ class Timed:
     def _list(self, poll: _Poll) -> None:
         """Find the next new documents of the first track: up to `at` by name only, since most of them are known."""
         track, floor = poll.left[0]
-        whole = track.at is None or (poll.after is not None and int(poll.after[0]) >= track.at)
+        whole = track.at is None or (poll.after is not None and poll.after[0] >= track.at)
         size = poll.size = max(poll.size, self._page_size() if whole else MAX_PAGE)
         body: dict[str, Any] = {
             "size": size,
@@ -287,14 +291,14 @@ class Timed:
         }
         if poll.after is not None:
             body["search_after"] = poll.after
-        answer, read = self._search(body)
-        hits = answer["hits"]["hits"]
+        found, read = self._search(body)
+        hits = found.hits.hits
         poll.listed = len(hits) < size
         if not poll.listed and self._cluster.flavour == "opensearch":
             # sequence numbers are unique in a shard only: a page may not end among documents with the same key
-            kept = [hit for hit in hits if hit["sort"] != hits[-1]["sort"]]
+            kept = [hit for hit in hits if hit.sort != hits[-1].sort]
             if not kept and size == MAX_PAGE:
-                raise RetryableError(f"{self._expression}: more than {size} documents with the key {hits[-1]['sort']}")
+                raise RetryableError(f"{self._expression}: more than {size} documents with the key {hits[-1].sort}")
             if not kept:
                 poll.size = min(MAX_PAGE, 2 * size)
                 return
@@ -303,20 +307,20 @@ class Timed:
         if whole:
             self._weigh(hits, read)
             for hit in hits:
-                hit.setdefault("_source", {})
+                hit.source = hit.source or _EMPTY
         if hits:
-            poll.after = hits[-1]["sort"]
+            poll.after = hits[-1].sort
         poll.pending.extend(hit for hit in hits if not track.knows(_digest(hit)) and not _own(hit))
 
-    def _take(self, poll: _Poll, limit: int) -> list[dict[str, Any]]:
+    def _take(self, poll: _Poll, limit: int) -> list[Hit]:
         """Give the next found documents, at most *limit*.
 
         Once as many are remembered as may be, documents of the future wait for their time.
         """
         track, _ = poll.left[0]
-        part: list[dict[str, Any]] = []
-        whole = "_source" in poll.pending[0]
-        while poll.pending and len(part) < min(limit, self._page_size()) and ("_source" in poll.pending[0]) == whole:
+        part: list[Hit] = []
+        whole = bool(poll.pending[0].source)
+        while poll.pending and len(part) < min(limit, self._page_size()) and bool(poll.pending[0].source) == whole:
             if _time(poll.pending[0]) > poll.now and len(track) + len(part) >= CAP:
                 self._counts["held_back"] += len(poll.pending)
                 poll.pending.clear()
@@ -333,9 +337,9 @@ class Timed:
             self._counts["overlap_shortened"] += early
         return part
 
-    def _read(self, track: Track, part: Sequence[dict[str, Any]]) -> None:
+    def _read(self, track: Track, part: Sequence[Hit]) -> None:
         """Put the documents into hits that were only listed; all of them are in the point in time."""
-        wanted = {(hit["_index"], hit["_id"]): hit for hit in part}
+        wanted = {(hit.index, hit.id): hit for hit in part}
         times = {"gte": _time(part[0]), "lt": _time(part[-1]) + 1}
         clauses = [*self._filter(track, times), {"ids": {"values": sorted({id for _, id in wanted})}}]
         body: dict[str, Any] = {
@@ -344,17 +348,17 @@ class Timed:
             "sort": self._sort(track.field),
             "_source": self._fields,
         }
-        answer, read = self._search(body)
-        self._weigh(answer["hits"]["hits"], read)
-        for found in answer["hits"]["hits"]:
-            if hit := wanted.pop((found["_index"], found["_id"]), None):
-                hit["_source"] = found.get("_source", {})
+        found, read = self._search(body)
+        self._weigh(found.hits.hits, read)
+        for one in found.hits.hits:
+            if hit := wanted.pop((one.index, one.id), None):
+                hit.source = one.source or _EMPTY
         if wanted:
             raise RetryableError(f"{self._expression}: {len(wanted)} listed documents were not given")
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def _search(self, body: dict[str, Any], expression: str = "") -> tuple[dict[str, Any], int]:
+    def _search(self, body: dict[str, Any], expression: str = "") -> tuple[Found, int]:
         """Return the whole answer and its bytes; in the point in time, unless an *expression* is given.
 
         Parameters are those that serverless projects take, too.
@@ -368,17 +372,19 @@ class Timed:
             body["pit"] = {"id": poll.id, "keep_alive": _KEEP_ALIVE}
         path = f"/{segment(expression)}/_search" if expression else "/_search"
         params: dict[str, Param] = {"allow_partial_search_results": False}
-        given = self._cluster.request("POST", path, params=params, body=body, accept=(404,))
+        given = self._cluster.request("POST", path, params=params, body=body, accept=(404,), decode=read_search)
         if given.status == 404:
             raise _Lost
         self._counts["searches"] += 1
-        answer = given.body if isinstance(given.body, dict) else {}
-        if "hits" not in answer:
-            raise RetryableError(f"{self._expression}: the answer to a search has no hits")
-        _check(self._expression, answer)
+        found: Found = given.body
+        self._check(found)
         if poll and not expression:
-            poll.id = answer.get("pit_id", poll.id)
-        return answer, given.size
+            poll.id = found.pit_id or poll.id
+        return found, given.size
+
+    def _check(self, found: Found) -> None:
+        if not found.is_whole:
+            raise RetryableError(f"{self._expression}: the answer is not whole: {found.shards} {found.clusters}"[:500])
 
     def _filter(self, track: Track, times: Mapping[str, int]) -> list[Mapping[str, Any]]:
         clauses: list[Mapping[str, Any]] = [*self._span]
@@ -396,36 +402,27 @@ class Timed:
     def _page_size(self) -> int:
         return min(MAX_PAGE, max(1, int(self._page_bytes / self._bytes_each))) if self._bytes_each else _FIRST_PAGE
 
-    def _weigh(self, hits: Sequence[Any], read: int) -> None:
+    def _weigh(self, hits: Sequence[Hit], read: int) -> None:
         if hits:
             self._bytes_each = max(read / len(hits), 0.8 * self._bytes_each)
 
-    def _chunks(self, hits: Iterable[Mapping[str, Any]]) -> Iterable[Chunk]:
-        for index, group in groupby(hits, key=lambda hit: str(hit["_index"])):
+    def _chunks(self, hits: Iterable[Hit]) -> Iterable[Chunk]:
+        for index, group in groupby(hits, key=lambda hit: hit.index):
             part = list(group)
-            keys = [hit["_id"] for hit in part]
-            raw = [hit["_source"] for hit in part]
+            keys = [hit.id for hit in part]
+            raw = [hit.raw for hit in part]
             yield Chunk(self._expression, index, self._format, keys, raw, lineage=index)
 
 
-def _check(expression: str, answer: Mapping[str, Any]) -> None:
-    """RetryableError if an answer is not whole: late, short of a shard, or short of a cluster."""
-    shards, clusters = answer.get("_shards", {}), answer.get("_clusters", {})
-    whole = not answer.get("timed_out", True) and not shards.get("failed", 1)
-    whole = whole and shards.get("successful") == shards.get("total")
-    if not whole or any(clusters.get(state, 0) for state in ("skipped", "failed", "partial", "running")):
-        raise RetryableError(f"{expression}: the answer is not whole: {dict(shards)} {dict(clusters)}"[:500])
+def _time(hit: Hit) -> int:
+    return hit.sort[0]
 
 
-def _time(hit: Mapping[str, Any]) -> int:
-    return int(hit["sort"][0])
-
-
-def _digest(hit: Mapping[str, Any]) -> bytes:
-    name = f"{hit['_index']}\0{hit['_id']}".encode("utf-8", "surrogatepass")
+def _digest(hit: Hit) -> bytes:
+    name = f"{hit.index}\0{hit.id}".encode("utf-8", "surrogatepass")
     return hashlib.blake2b(name, digest_size=_DIGEST).digest()
 
 
-def _own(hit: Mapping[str, Any]) -> bool:
-    name = str(hit["_index"]).rpartition(":")[2]
+def _own(hit: Hit) -> bool:
+    name = hit.index.rpartition(":")[2]
     return any(matches(pattern, name) for pattern in OWN)
