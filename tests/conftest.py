@@ -15,7 +15,8 @@ from collections.abc import Iterator
 import pytest
 from _pytest.nodeid import NodeId
 
-from tests.servers import FlavourName, Server, Unavailable, start
+from tests.servers import FlavourName, Server
+from tests.siem import started
 
 DEFAULT = "elasticsearch8,elasticsearch9,opensearch2"
 SERVERS = frozenset(
@@ -27,23 +28,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         names = set(getattr(item, "fixturenames", ()))
         if call := getattr(item, "callspec", None):
-            names.add(call.params.get("siem"))
+            names.update(value for value in call.params.values() if isinstance(value, str))
         if used := sorted(names & SERVERS):
             item.add_marker(pytest.mark.servers)
             item.add_marker(pytest.mark.timeout(func_only=True))
-            group = "+".join(used)
-            item.add_marker(pytest.mark.xdist_group(group))
-            if getattr(config.option, "loadgroup", False):
-                # xdist 3.8 hands the group to its scheduler in an attribute that pytest 9.2 no longer has
-                item._id = NodeId.parse(f"{item.nodeid}@{group}")
+            item.add_marker(pytest.mark.xdist_group("+".join(used)))
+        group = item.get_closest_marker("xdist_group")
+        if group and getattr(config.option, "loadgroup", False):
+            # xdist 3.8 hands the group to its scheduler in an attribute that pytest 9.2 no longer has
+            item._id = NodeId.parse(f"{item.nodeid}@{group.args[0]}")
 
 
 def _running(flavour: FlavourName, major: int, *, security: bool = False) -> Iterator[Server]:
-    try:
-        server = start(flavour, major, security=security)
-    except Unavailable as error:
-        pytest.skip(str(error))
-    with server:
+    with started(flavour, major, security=security) as server:
         yield server
 
 

@@ -1,7 +1,6 @@
 """Reading a SIEM: how fast, how late, and at what price to the cluster. On a real server, with 3,600 rules.
 
     python -m tests.bench.bench_siem [--server elasticsearch:8] [--events N] [--pairs N] [--json FILE]
-    python -m tests.bench.bench_siem --url http://HOST:PORT --flavour opensearch
 
 Throughput: Windows events of ``mordor``, repeated to *N*, in an index of two shards. In turn, each in a process of
 its own: a bare read (the flavour's client and its default decoder, a thread a shard, pages of 5,000 whole documents,
@@ -147,22 +146,18 @@ class Site:
 
 
 @contextmanager
-def site(server: str, url: str | None, flavour: FlavourName) -> Iterator[Site]:
-    """Connect to the server at *url*, or start one of *server*, such as ``elasticsearch:8``."""
-    name = f"bench{os.getpid()}"
-    if url:
-        cluster = connect(url, flavour)
-        found = Site(flavour, url, cluster, name)
+def site(server: str) -> Iterator[Site]:
+    """Start a server, such as ``elasticsearch:8``, or connect to the one that tests/servers.py takes in its place."""
+    kind, _, major = server.partition(":")
+    flavour: FlavourName = "opensearch" if kind == "opensearch" else "elasticsearch"
+    with start(flavour, int(major), full_jit=True, heap="2g") as started:
+        process = started._nodes[0].process if started._nodes else None
+        group = process.pid if process else None
+        found = Site(flavour, started.url, connect(started.url, flavour), f"bench{os.getpid()}", group)
         try:
             yield found
         finally:
             found.clean()
-        return
-    kind, _, major = server.partition(":")
-    wanted: FlavourName = "opensearch" if kind == "opensearch" else "elasticsearch"
-    with start(wanted, int(major), full_jit=True, heap="2g") as started:
-        process = started._nodes[0].process if started._nodes else None
-        yield Site(wanted, started.url, connect(started.url, wanted), name, process.pid if process else None)
 
 
 def connect(url: str, flavour: FlavourName) -> Cluster:
@@ -662,8 +657,6 @@ def measure(site: Site, number: int, pairs: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="elasticsearch:8")
-    parser.add_argument("--url")
-    parser.add_argument("--flavour", choices=("elasticsearch", "opensearch"), default="elasticsearch")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--json", type=Path)
@@ -671,7 +664,7 @@ def main() -> int:
     if not DATA.is_dir():
         print(f"no test data in {DATA}: set VEDETTE_TEST_DATA")
         return 0
-    with site(options.server, options.url, options.flavour) as where:
+    with site(options.server) as where:
         facts = measure(where, options.events, options.pairs)
     say(facts)
     if options.json:

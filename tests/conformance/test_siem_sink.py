@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ from agent.errors import ConfigError
 from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Sink
 from agent.testing import SINK_CHECKS, SinkHarness, run
-from connectors.siem.client import Access, Cluster, FlavourName
+from connectors.siem.client import FlavourName
 from connectors.siem.sink import SiemSink, build
+from tests.siem import connected, document
 
 pytestmark = pytest.mark.servers
 
@@ -49,7 +50,7 @@ class Stream:
         self.namespace = f"sinktest{uuid.uuid4().hex}"
         self.name = f"logs-vedette.alert-{self.namespace}"
         self.flavour = siem.flavour
-        self._cluster = Cluster("test", siem.flavour, Access.model_validate(self.options))
+        self._cluster = connected(siem.flavour, self.options)
         self.ask("PUT", "/_index_template/vedette-sinktest", TEMPLATE)
 
     def ask(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
@@ -130,17 +131,9 @@ def stream(siem: Any) -> Iterator[Stream]:
 
 @contextmanager
 def opened(stream: Stream) -> Iterator[SiemSink]:
-    sink = stream.sink()
-    sink.open()
-    try:
+    with closing(stream.sink()) as sink:
+        sink.open()
         yield sink
-    finally:
-        sink.close()
-
-
-def document(name: str, repeat: bool = False, **fields: Any) -> Document:
-    body = {"@timestamp": "2026-01-01T00:00:00Z", "event": {"id": name, "kind": "alert"}, **fields}
-    return Document(name, json.dumps(body).encode(), repeat)
 
 
 def test_a_rollover_before_the_resend_leaves_one_document(stream: Stream) -> None:

@@ -58,8 +58,8 @@ class Siem(SourceHarness):
 
     def same(self, raw: Raw) -> Any:
         """What is projected away may be missing."""
-        assert not isinstance(raw, bytes)
-        return raw["@timestamp"], raw["message"]
+        document = orjson.loads(raw) if isinstance(raw, bytes) else raw
+        return document["@timestamp"], document["message"]
 
     def _make(self, **options: Any) -> Source:
         make = CONNECTORS[self._server.flavour].source

@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,16 +26,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
-
-import orjson
+from typing import Any
 
 from agent.errors import VedetteError
 from agent.normalise.catalogue import catalogue
 from agent.store import Reader
-from connectors.siem.client import Access, Cluster, FlavourName
+from connectors.siem.client import Cluster, FlavourName
 from connectors.siem.install import install
 from tests.faults.proxy import FaultProxy
+from tests.process import Process
+from tests.servers import Server, start
+from tests.siem import connected, snapshot
 
 STREAM = "logs-vedette.alert-"
 INTERVALS = ("100ms", "300ms", "1s", "3s", "10s", "30s")
@@ -89,15 +89,15 @@ FIELDS = {
 # --- the cluster ------------------------------------------------------------------------------------------------------
 
 
-def connect(urls: Sequence[str], flavour: FlavourName, *, timeout_s: float = 60) -> Cluster:
-    cluster = Cluster("test", flavour, Access(hosts=list(urls), timeout_s=timeout_s))
-    cluster.connect()
-    return cluster
+def connect(server: Server) -> Cluster:
+    return connected(server.flavour, {"hosts": server.urls, "timeout_s": 60})
 
 
-def put_template(cluster: Cluster, name: str, pattern: str, settings: Mapping[str, Any], **more: Any) -> None:
+def put_template(cluster: Cluster, name: str, pattern: str, **settings: Any) -> None:
+    """Give indices that match *pattern* our fields, some shards, a refresh each second, and *settings*."""
+    settings = {"number_of_shards": SHARDS, "refresh_interval": "1s", **settings}
     template = {"settings": settings, "mappings": {"dynamic": False, "properties": FIELDS}}
-    body = {"index_patterns": [pattern], "priority": 700, "template": template, **more}
+    body = {"index_patterns": [pattern], "priority": 700, "template": template}
     cluster.request("PUT", f"/_index_template/{name}", body=body)
 
 
@@ -178,7 +178,7 @@ class Books:
         return self.received == self.scored + self.filtered + self.quarantined
 
 
-class Vedette:
+class Vedette(Process):
     """The real process over one configuration and one data folder."""
 
     def __init__(
@@ -196,11 +196,9 @@ class Vedette:
         folder.mkdir()
         (folder / "rules").mkdir()
         (folder / "rules" / "rule.yml").write_text(RULE)
-        self.data = folder / "data"
+        super().__init__(folder)
         self.given_up = 0
         """Ends with exit code 5 (unreachable at the start), which a service manager answers with a start."""
-        self._config, self._log, self._socket = folder / "vedette.yml", folder / "log.txt", self.data / "vedette.sock"
-        self._process: subprocess.Popen[bytes] | None = None
         self._facts: dict[str, Any] = {
             "flavour": flavour,
             "source": json.dumps(list(source)),
@@ -216,52 +214,27 @@ class Vedette:
     def configure(self, **changed: Any) -> None:
         """Write the configuration, with *changed* for the next start."""
         self._facts |= changed
-        self._config.write_text(CONFIG.format(**self._facts))
+        self.config.write_text(CONFIG.format(**self._facts))
 
     @property
     def log(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the process that was started last is past its start-up."""
-        return self._socket.exists()
-
-    def start(self, *options: str) -> None:
-        self._socket.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "agent", "run", *options, "-c", str(self._config), "-d", str(self.data)]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        return super().log[-4000:]
 
     def once(self, seconds: float) -> int | None:
         """Run until all is read and delivered; return the exit code, None if it was not done in time and is killed."""
-        self.start("--once")
-        assert self._process is not None
         try:
-            return self._process.wait(seconds)
+            return self.launch("--once").wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
             return None
 
     def keep_up(self) -> None:
         """Start it again if it ended because the cluster could not be reached; AssertionError if for another reason."""
-        code = self._process.poll() if self._process else None
+        code = self.process.poll() if self.process else None
         if code is not None:
             assert code == 5, f"vedette ended with {code}:\n{self.log}"
             self.given_up += 1
-            self.start()
-
-    def kill(self) -> None:
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-
-    def stop(self) -> None:
-        """End it in order; AssertionError if it does not."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(60)
-        assert code == 0, f"SIGTERM ended it with {code}:\n{self.log}"
+            self.launch()
 
     def books(self) -> Books:
         if not (self.data / "vedette.db").exists():
@@ -512,20 +485,6 @@ class Poller(threading.Thread):
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-class Server(Protocol):
-    """A running cluster, as the tests start it."""
-
-    @property
-    def flavour(self) -> FlavourName: ...
-
-    @property
-    def urls(self) -> Sequence[str]: ...
-
-    def kill_node(self, index: int) -> None: ...
-
-    def start_node(self, index: int) -> None: ...
-
-
 @dataclass(frozen=True)
 class Plan:
     """How hard a run is. *during* names what else happens half way: node-kill, shrink, restore, match-everything."""
@@ -611,7 +570,7 @@ def judge(result: Result, oracle: Oracle, exists: set[str], first: Delivered, se
 
 
 class Exactness:
-    """One run of *plan* against the cluster at *urls*; all it makes carries the name *run*."""
+    """One run of *plan* against *server*; all it makes there has a name of its own."""
 
     def __init__(self, folder: Path, server: Server, plan: Plan, *, show: bool = False) -> None:
         self.plan, self._server, self._folder, self._show = plan, server, folder, show
@@ -652,15 +611,15 @@ class Exactness:
         self._cluster.close()
 
     def _connected(self) -> Cluster:
-        return connect(self._server.urls, self._server.flavour)
+        return connect(self._server)
 
     def _say(self, text: str) -> None:
         if self._show:
             print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
 
     def _set_up(self) -> None:
-        settings = {"number_of_shards": SHARDS, "number_of_replicas": len(self._server.urls) - 1}
-        put_template(self._cluster, self._alias, f"{self._alias}-*", {**settings, "refresh_interval": "1s"})
+        replicas = len(self._server.urls) - 1
+        put_template(self._cluster, self._alias, f"{self._alias}-*", number_of_replicas=replicas)
         aliases = {self._alias: {"is_write_index": True}}
         self._cluster.request("PUT", f"/{self._alias}-000001", body={"aliases": aliases})
         install_alert_stream(self._cluster, self._run)
@@ -700,7 +659,7 @@ class Exactness:
         self._writers.start()
         for poller in self._pollers.values():
             poller.start()
-        vedette.start()
+        vedette.launch()
         self._make_trouble(vedette, start)
         self._cluster.request("PUT", f"/{self._alias}/_settings", body={"index": {"refresh_interval": "1s"}})
         self._cluster.request("POST", f"/{self._alias}/_refresh")
@@ -774,7 +733,7 @@ class Exactness:
         self.result.kills += 1
         self.result.kills_at_work += ready and (books.alerts < written or books.waiting > 0)
         self._say(f"kill {self.result.kills}: {written} written, {books}")
-        vedette.start()
+        vedette.launch()
 
     def _try(self, method: str, path: str, body: Any = None) -> None:
         """Do what may fail while a node is away."""
@@ -816,20 +775,14 @@ class Exactness:
 
     def _restore(self, vedette: Vedette) -> None:
         """Put an older state of a rolled-over index back under its name; new documents then take the old numbers."""
-        index, repository = f"{self._alias}-000001", f"test-{self._run}"
+        index = f"{self._alias}-000001"
         self._say(f"restoring {index}")
         self._writers.frozen.add(index)
-        cluster = self._cluster
-        with self._writers.paused():
-            where = {"type": "fs", "settings": {"location": repository}}
-            cluster.request("PUT", f"/_snapshot/{repository}", body=where)
-            body = {"indices": index, "include_global_state": False}
-            path = f"/_snapshot/{repository}/one"
-            cluster.request("PUT", path, params={"wait_for_completion": True}, body=body)
+        with self._writers.paused(), snapshot(self._cluster, index) as restore:
             self._writers.write_into(index, 300, "lost")
             self._read_up(vedette)
-            cluster.request("POST", f"/{index}/_close")
-            cluster.request("POST", f"{path}/_restore", params={"wait_for_completion": True}, body=body)
+            self._cluster.request("POST", f"/{index}/_close")
+            restore()
             self._writers.write_into(index, 300, "after")
 
     def _must_rest(self, vedette: Vedette) -> None:
@@ -859,33 +812,9 @@ def run(folder: Path, server: Server, plan: Plan, *, show: bool = False) -> Resu
         exactness.close()
 
 
-@dataclass
-class Existing:
-    """A cluster that somebody else has started."""
-
-    flavour: FlavourName
-    urls: Sequence[str]
-
-    def kill_node(self, index: int) -> None:
-        raise NotImplementedError("a cluster that was not started here is not broken here")
-
-    start_node = kill_node
-
-
-def existing(url: str) -> Existing:
-    """Return the cluster at *url*, whichever it is."""
-    import urllib.request
-
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        info = orjson.loads(answer.read())
-    is_open = info["version"].get("distribution") == "opensearch"
-    return Existing("opensearch" if is_open else "elasticsearch", [url])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", default="elasticsearch:8", help="flavour:major, to be started")
-    parser.add_argument("--url", help="a cluster that runs already, to be used instead")
+    parser.add_argument("--server", default="elasticsearch:8", help="flavour:major, as tests/servers.py has it")
     parser.add_argument("--events", type=int, default=Plan.events)
     parser.add_argument("--writers", type=int, default=Plan.writers)
     parser.add_argument("--kills", type=int, default=Plan.kills)
@@ -898,16 +827,10 @@ def main() -> int:
     events, writers, kills = (SHORT.events, SHORT.writers, SHORT.kills) if given.short else (
         given.events, given.writers, given.kills)  # fmt: skip
     plan = Plan(events, writers, kills, given.seed, given.during)
-    with tempfile.TemporaryDirectory() as folder:
-        if given.url:
-            result = run(Path(folder), existing(given.url), plan, show=True)
-        else:
-            from tests import servers
-
-            flavour, _, major = given.server.partition(":")
-            nodes = 2 if plan.during == "node-kill" else 1
-            with servers.start(flavour, int(major), nodes=nodes) as server:
-                result = run(Path(folder), server, plan, show=True)
+    flavour, _, major = given.server.partition(":")
+    nodes = 2 if plan.during == "node-kill" else 1
+    with tempfile.TemporaryDirectory() as folder, start(flavour, int(major), nodes=nodes) as server:
+        result = run(Path(folder), server, plan, show=True)
     text = json.dumps(asdict(result), indent=2)
     print(text)
     if given.json:

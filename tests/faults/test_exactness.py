@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
-from tests import servers
 from tests.faults.exactness import SHORT, Delivered, Oracle, Plan, Result, judge, run
+from tests.siem import started
 
 ORACLE = Oracle(acknowledged={"a", "b", "c"}, deleted={"c"}, updated={"b"})
 GOOD = {"1": "a", "2": "b"}
@@ -51,11 +51,7 @@ def test_the_judge_sees_what_is_wrong(
 
 
 def _run(tmp_path: Path, flavour: Literal["elasticsearch", "opensearch"], major: int, plan: Plan) -> Result:
-    try:
-        server = servers.start(flavour, major, nodes=2 if plan.during == "node-kill" else 1)
-    except servers.Unavailable as error:
-        pytest.skip(str(error))
-    with server:
+    with started(flavour, major, nodes=2 if plan.during == "node-kill" else 1) as server:
         return run(tmp_path, server, plan)
 
 

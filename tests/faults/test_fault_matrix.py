@@ -7,19 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
 from tests.faults.fault_matrix import Cell, Matrix, cells, sample
+from tests.siem import started
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("fault-matrix")]
 
 
 @pytest.fixture(params=[("elasticsearch", 8), ("opensearch", 2)], ids=["elasticsearch", "opensearch"])
 def matrix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Matrix]:
-    try:
-        server = servers.start(*request.param)
-    except servers.Unavailable as error:
-        pytest.skip(str(error))
-    with server:
+    with started(*request.param) as server:
         made = Matrix(tmp_path, server)
         yield made
         made.close()

@@ -99,10 +99,10 @@ def _pairs(records: list[bytes], wanted: list[dict[str, Any]]) -> Iterator[tuple
 
 def _one(tally: Tally, normaliser: Normaliser, format: str, raw: bytes, expected: dict[str, Any], as_of: int) -> None:
     tally.documents += 1
-    fields = {name: value for name, value in _leaves(expected) if _counts(name)}
+    fields = {name: value for name, value in leaves(expected) if _counts(name)}
     tally.expected += len(fields)
     try:
-        ours = dict(_leaves(normaliser.document(format, raw, as_of=as_of)))
+        ours = dict(leaves(normaliser.document(format, raw, as_of=as_of)))
     except RecordError:
         tally.unreadable += 1
         return
@@ -117,10 +117,10 @@ def _counts(name: str) -> bool:
     return not name.startswith(LEFT_OUT) and ".geo." not in name and ".as." not in name
 
 
-def _leaves(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in document.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

@@ -20,8 +20,8 @@ from pydantic_core import PydanticUndefined
 from connectors.siem import sink, source
 from connectors.siem.client import Access
 from connectors.siem.install import stream_name
-from tests.integration.test_siem_install import connected, new_namespace, put_away
 from tests.servers import Server
+from tests.siem import connected, new_namespace, put_away
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "connect.md"
@@ -95,12 +95,7 @@ class Reader:
         return said
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(name))
-        for name in ("elasticsearch8_secure", "opensearch2_secure")
-    ]
-)
+@pytest.fixture(params=["elasticsearch8_secure", "opensearch2_secure"])
 def secure(request: pytest.FixtureRequest) -> Iterator[Server]:
     server: Server = request.getfixturevalue(request.param)
     yield server

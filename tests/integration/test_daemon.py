@@ -6,14 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-VEDETTE = [sys.executable, "-m", "agent"]
+from tests.process import VEDETTE, Process
+
 CONFIG = """
 sources:
   auth: {{type: files, paths: ["{folder}/logs"], follow: true}}
@@ -36,28 +35,15 @@ LINE = (
 )
 
 
-class Daemon:
-    """A `vedette run` over one folder, as a user would start it."""
+class Daemon(Process):
+    """A daemon that follows a folder of logs."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.data = folder, folder / "data"
+        super().__init__(folder)
         (folder / "logs").mkdir()
         (folder / "rules").mkdir()
         (folder / "rules" / "rule.yml").write_text(RULE)
-        (folder / "vedette.yml").write_text(CONFIG.format(folder=folder))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*VEDETTE, "run", "-c", str(self.folder / "vedette.yml"), "-d", str(self.data)], stderr=log, stdout=log
-            )
-        self.until((self.data / "vedette.sock").exists)
-
-    def end(self, number: int) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(20)
+        self.config.write_text(CONFIG.format(folder=folder))
 
     def append(self, text: str, name: str = "auth.log") -> None:
         with (self.folder / "logs" / name).open("a") as log:
@@ -70,22 +56,12 @@ class Daemon:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*VEDETTE, *words, "-d", str(self.data)], capture_output=True, text=True, check=False)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not holds():
-            assert self.process is not None
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            assert time.monotonic() < end, (self.folder / "log").read_text()
-            time.sleep(0.05)
-
 
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     made = Daemon(tmp_path)
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    made.kill()
 
 
 def test_a_followed_log_survives_kill_and_restart(daemon: Daemon) -> None:
@@ -98,7 +74,6 @@ def test_a_followed_log_survives_kill_and_restart(daemon: Daemon) -> None:
     daemon.append(LINE.format(second=3))
     assert daemon.end(signal.SIGKILL) == -signal.SIGKILL
     daemon.append(LINE.format(second=4))
-    (daemon.data / "vedette.sock").unlink(missing_ok=True)
     daemon.start()
     daemon.until(lambda: len(daemon.delivered()) == 6)
     assert daemon.end(signal.SIGTERM) == 0
@@ -124,7 +99,7 @@ def test_commands_work_beside_the_daemon_and_without_it(daemon: Daemon) -> None:
 def test_a_second_daemon_is_refused(daemon: Daemon) -> None:
     """One process holds a data folder; the other says which process that is and ends with the configuration code."""
     daemon.start()
-    config = str(daemon.folder / "vedette.yml")
+    config = str(daemon.config)
     second = daemon.ask("run", "-c", config)
     assert second.returncode == 3
     assert f"in use by process {daemon.process.pid}" in second.stderr if daemon.process else False
@@ -139,7 +114,7 @@ def test_dead_letters_are_listed_and_stay_when_nothing_has_changed(daemon: Daemo
     (letter,) = [json.loads(line) for line in daemon.ask("deadletter", "list", "--json").stdout.splitlines()]
     assert letter["reason"]
     assert letter["begins"] == '{"broken'
-    again = daemon.ask("deadletter", "retry", "-c", str(daemon.folder / "vedette.yml"))
+    again = daemon.ask("deadletter", "retry", "-c", str(daemon.config))
     assert again.stdout.strip() == "0 read and scored"
     assert len(daemon.ask("deadletter", "list", "--json").stdout.splitlines()) == 1
     assert len(daemon.delivered()) == 1

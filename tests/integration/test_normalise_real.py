@@ -23,7 +23,7 @@ from agent.normalise import Normaliser
 from agent.normalise.catalogue import catalogue
 from agent.normalise.clock import parse
 from agent.pipeline import Pipeline
-from tests.integration.integrations import compare, table
+from tests.integration.integrations import compare, leaves, table
 
 DATA = Path(os.environ.get("VEDETTE_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"real logs are not at {DATA} (set VEDETTE_TEST_DATA)")
@@ -113,14 +113,6 @@ def test_every_real_record_is_read(real: list[tuple[str, list[bytes]]]) -> None:
         ("cloudtrail", "cloudtrail"),
     }
     assert UNPARSED not in {mapping for _, mapping in seen}
-
-
-def leaves(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def test_documents_follow_the_catalogue(real: list[tuple[str, list[bytes]]]) -> None:

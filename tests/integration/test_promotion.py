@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-import orjson
 import pytest
 
 from agent.alerting.document import iso
 from agent.normalise.catalogue import catalogue
-from connectors.siem.client import Access, Cluster, segment
+from connectors.siem.client import Cluster, segment
+from tests.siem import bulk, connected
 from tests.unit.test_saved_objects import VEDETTE, dashboards, flat, lines, samples
 
 pytestmark = pytest.mark.servers
@@ -42,8 +42,7 @@ class Stream:
 
 @pytest.fixture
 def stream(siem: Any) -> Iterator[Stream]:
-    cluster = Cluster("test", siem.flavour, Access(**siem.access()))
-    cluster.connect()
+    cluster = connected(siem.flavour, siem.access())
     index = f"test-promotion-{uuid4().hex[:8]}"
     now = int(time.time()) * 1_000_000
     alerts = samples(now - AGO)
@@ -57,9 +56,7 @@ def stream(siem: Any) -> Iterator[Stream]:
     try:
         settings = {"index.number_of_replicas": 0}
         cluster.request("PUT", f"/{index}", body={"settings": settings, "mappings": _mappings(alerts)})
-        body = b"".join(orjson.dumps(line) + b"\n" for line in actions)
-        answer = cluster.request("POST", f"/{index}/_bulk", params={"refresh": True}, body=body).body
-        assert not answer["errors"], answer
+        bulk(cluster, index, actions)
         yield Stream(cluster, index, alerts)
     finally:
         cluster.request("DELETE", f"/{index}", accept={404})

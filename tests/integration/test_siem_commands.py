@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,13 +17,15 @@ import orjson
 import pytest
 
 from agent.pipeline import Pipeline
+from agent.testing import fetch
 from connectors.siem.client import Cluster
 from connectors.siem.install import NAME, stream_name
 from connectors.siem.source import build as source
 from rules.detector import build as sigma
 from tests.faults.proxy import FAULTS, FaultProxy
-from tests.integration.test_siem_install import MARK, connected, new_namespace, put_away
+from tests.process import VEDETTE, Process
 from tests.servers import Server
+from tests.siem import MARK, connected, new_namespace, put_away, snapshot
 
 pytestmark = [pytest.mark.servers, pytest.mark.parametrize("siem", ["elasticsearch9", "opensearch2"], indirect=True)]
 
@@ -57,22 +56,22 @@ detection: {{selection: {{url.path: "{path}"}}, condition: selection}}
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-class Site:
+class Site(Process):
     """A cluster with logs, and a Vedette that reads them: its configuration, data folder and daemon."""
 
     def __init__(self, server: Server, folder: Path) -> None:
-        self.server, self.folder, self.data = server, folder, folder / "data"
+        super().__init__(folder)
+        self.server = server
         self.cluster: Cluster = connected(server.flavour, server.access())
         self.namespace, self.index = new_namespace(), f"commands-{uuid4().hex[:12]}"
         self.stream = stream_name(self.namespace)
-        self.process: subprocess.Popen[bytes] | None = None
         (folder / "rules").mkdir()
         self.rule("/bad", "5ff3cf1f-0a6c-4b43-8b6c-0a2d93f3b0a1")
         self.configure(server.url)
 
     def configure(self, url: str) -> None:
         facts = {"flavour": self.server.flavour, "url": url, "index": self.index, "namespace": self.namespace}
-        (self.folder / "vedette.yml").write_text(CONFIG.format(folder=self.folder, **facts))
+        self.config.write_text(CONFIG.format(folder=self.folder, **facts))
 
     def rule(self, path: str, id: str) -> None:
         (self.folder / "rules" / f"{id}.yml").write_text(RULE.format(title=f"Asked for {path}", id=id, path=path))
@@ -80,10 +79,11 @@ class Site:
     def vedette(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command; it ends within a minute."""
         command, *rest = words
-        about = ["-c", str(self.folder / "vedette.yml")]
+        about = ["-c", str(self.config)]
         about += ["-d", str(self.data)] if command in ("run", "plan", "replay") else []
-        whole = [sys.executable, "-m", "agent", command, *about, *rest]
-        return subprocess.run(whole, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(
+            [*VEDETTE, command, *about, *rest], capture_output=True, text=True, check=False, timeout=60
+        )
 
     def succeed(self, *words: str) -> str:
         done = self.vedette(*words)
@@ -93,29 +93,6 @@ class Site:
     def replay(self, *words: str) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(self.succeed("replay", "--json", *words))
         return report
-
-    def start(self) -> None:
-        with (self.folder / "log").open("ab") as log:
-            whole = [sys.executable, "-m", "agent", "run", "-c", str(self.folder / "vedette.yml"), "-d", str(self.data)]
-            self.process = subprocess.Popen(whole, stdout=log, stderr=log)
-        self.until((self.data / "vedette.sock").exists)
-
-    def stop(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.log
-        self.process = None
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def until(self, holds: Callable[[], object], seconds: float = 40.0) -> None:
-        end = time.monotonic() + seconds
-        while not holds():
-            assert self.process is None or self.process.poll() is None, self.log
-            assert time.monotonic() < end, self.log if self.process else "not in time"
-            time.sleep(0.2)
 
     def event(self, path: str, ago: timedelta = timedelta(hours=1), **more: Any) -> None:
         """Index a request for *path*."""
@@ -146,9 +123,7 @@ class Site:
             connection.execute("DELETE FROM alert")
 
     def close(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.wait()
+        self.kill()
         put_away(self.cluster)
 
 
@@ -311,12 +286,8 @@ def clone(site: Site, name: str) -> None:
 
 
 def restore(site: Site, name: str) -> None:
-    place = f"/_snapshot/{site.index}"
-    site.cluster.request("PUT", place, body={"type": "fs", "settings": {"location": site.index}})
-    whole = {"indices": site.index, "include_global_state": False}
-    site.cluster.request("PUT", f"{place}/one", params={"wait_for_completion": True}, body=whole)
-    renamed = {**whole, "rename_pattern": ".+", "rename_replacement": name}
-    site.cluster.request("POST", f"{place}/one/_restore", params={"wait_for_completion": True}, body=renamed)
+    with snapshot(site.cluster, site.index) as restored:
+        restored(name)
 
 
 @pytest.mark.parametrize(("copy", "name"), [(clone, "{}-copy"), (restore, "restored-{}")], ids=["cloned", "restored"])
@@ -402,14 +373,8 @@ def test_the_fields_that_our_own_rules_want_can_be_asked_for(site: Site, tmp_pat
     logs = source(site.server.flavour)("logs", options)
     try:
         logs.open(fields)
-        cursor, found = None, 0
-        for _ in range(20):
-            fetched = logs.fetch(cursor, 1)
-            cursor, found = fetched.cursor, found + len(fetched)
-            if found == 2:
-                break
-            time.sleep(0.2)
-        assert found == 2
+        first = fetch(logs, None, 1)
+        assert (len(first), len(fetch(logs, first.cursor, 1))) == (1, 1)
     finally:
         logs.close()
 

@@ -19,11 +19,11 @@ from agent.normalise.catalogue import catalogue
 from agent.ports import Check
 from connectors.siem import install as setup
 from connectors.siem.client import Access, Cluster, Denied, FlavourName
+from tests.siem import MARK, connected, new_namespace, put_away
 
 pytestmark = pytest.mark.servers
 
 FIELDS = {name: field.type for name, field in catalogue().fields.items()}
-MARK = "installtest"
 PASSWORD = "kV7-moss-Tundra-19"
 ALERT = {
     "@timestamp": "2026-01-01T00:00:00.000Z",
@@ -52,12 +52,7 @@ def cluster(siem: Any) -> Iterator[Cluster]:
     put_away(cluster)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.xdist_group(name))
-        for name in ("elasticsearch8_secure", "opensearch2_secure")
-    ]
-)
+@pytest.fixture(params=["elasticsearch8_secure", "opensearch2_secure"])
 def secure(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secure]:
     server = Secure(request.getfixturevalue(request.param), tmp_path)
     with server.no_role_for_everybody():
@@ -68,26 +63,6 @@ def secure(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Secure]:
 @pytest.fixture
 def namespace() -> str:
     return new_namespace()
-
-
-def new_namespace() -> str:
-    return MARK + uuid4().hex[:12]
-
-
-def connected(flavour: FlavourName, access: Mapping[str, Any]) -> Cluster:
-    cluster = Cluster("test", flavour, Access(**access))
-    cluster.connect()
-    return cluster
-
-
-def put_away(cluster: Cluster) -> None:
-    """Let our template match no stream but those of these tests, which not every server can delete."""
-    template = {"index_patterns": [f"logs-vedette.alert-{MARK}*"], "priority": 500, "data_stream": {}}
-    cluster.request("PUT", f"/_index_template/{setup.NAME}", body=template)
-    cluster.request("DELETE", f"/_component_template/{setup.NAME}", accept={400, 404})
-    cluster.request("DELETE", f"/_component_template/{setup.CUSTOM}", accept={400, 404})
-    cluster.request("DELETE", f"/_ingest/pipeline/{setup.NAME}", accept={400, 404})
-    cluster.close()
 
 
 def states(checks: Iterator[Check]) -> dict[str, str]:

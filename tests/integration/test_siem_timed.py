@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-import orjson
 import pytest
 
 from agent.errors import RetryableError
 from agent.model import DOCUMENT, SECOND
 from connectors.siem import timed as room
-from connectors.siem.client import Access, Cluster, segment
+from connectors.siem.client import segment
 from connectors.siem.timed import Page, Timed
 from tests.servers import Server
+from tests.siem import bulk, connected, remove
 
 NOW = 1_767_225_600 * SECOND
 """2026-01-01T00:00:00Z"""
@@ -26,8 +26,7 @@ class Upstream:
 
     def __init__(self, server: Server) -> None:
         self.name = f"timed-{uuid4().hex[:12]}"
-        self.cluster = Cluster("test", server.flavour, Access(**server.access()))
-        self.cluster.connect()
+        self.cluster = connected(server.flavour, server.access())
         self.number = 0
 
     @property
@@ -49,10 +48,7 @@ class Upstream:
             ids.append(f"{self.number:06}")
             when = time if isinstance(time, str) else time // 1000
             lines += [{"create": {"_id": ids[-1]}}, {"@timestamp": when, "number": self.number, "rest": "x", **fields}]
-        content = b"".join(orjson.dumps(line) + b"\n" for line in lines)
-        path = f"/{self.name}-{name}/_bulk"
-        answer = self.cluster.request("POST", path, params={"refresh": True}, body=content).body
-        assert not answer["errors"], answer
+        bulk(self.cluster, f"{self.name}-{name}", lines)
         return ids
 
     def reader(self, expression: str = "", **options: Any) -> Timed:
@@ -60,9 +56,7 @@ class Upstream:
         return Timed(self.cluster, expression or self.pattern, **{**base, "since": None, **options})
 
     def close(self) -> None:
-        names = self.cluster.request("GET", f"/_resolve/index/{self.pattern}", accept=(404,)).body.get("indices", ())
-        for one in names:
-            self.cluster.request("DELETE", f"/{one['name']}")
+        remove(self.cluster, self.pattern)
         self.cluster.close()
 
 
@@ -277,13 +271,13 @@ def test_a_chunk_holds_documents_of_one_index_with_only_the_fields_wanted(upstre
     one, two = page.chunks
     assert (one.partition, one.path, one.lineage) == (upstream.pattern, f"{upstream.name}-a", f"{upstream.name}-a")
     assert (list(one.keys), list(two.keys), two.path, one.format) == (first, second, f"{upstream.name}-b", DOCUMENT)
-    assert list(one.raw) == [{"@timestamp": NOW // 1000 - 1000, "number": 1}]
+    assert raws(page)[0] == {"@timestamp": NOW // 1000 - 1000, "number": 1}
     whole = upstream.reader(fields=True).fetch(None, 10, NOW)
     assert [one["rest"] for one in raws(whole)] == ["x", "x"]
 
 
 def raws(page: Page) -> Sequence[Any]:
-    return [one for chunk in page.chunks for one in chunk.raw]
+    return [json.loads(one) for chunk in page.chunks for one in chunk.raw]
 
 
 # --- other clusters ---------------------------------------------------------------------------------------------------

@@ -290,23 +290,28 @@ def test_an_address_without_a_server_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("workers", [False, True])
 @pytest.mark.parametrize(
-    ("fixtures", "chosen", "group"),
+    ("fixtures", "parameter", "chosen", "group"),
     [
-        (["tmp_path"], None, None),
-        (["elasticsearch8", "tmp_path"], None, "elasticsearch8"),
-        (["siem", "request"], "opensearch2", "opensearch2"),
-        (["opensearch2", "elasticsearch9"], None, "elasticsearch9+opensearch2"),
+        (["tmp_path"], "", None, None),
+        (["elasticsearch8", "tmp_path"], "", None, "elasticsearch8"),
+        (["siem", "request"], "siem", "opensearch2", "opensearch2"),
+        (["secure", "request"], "secure", "opensearch2_secure", "opensearch2_secure"),
+        (["opensearch2", "elasticsearch9"], "", None, "elasticsearch9+opensearch2"),
     ],
 )
 def test_tests_of_one_server_run_together(
-    fixtures: list[str], chosen: str | None, group: str | None, workers: bool
+    fixtures: list[str], parameter: str, chosen: str | None, group: str | None, workers: bool
 ) -> None:
     """A test that uses a server is marked with it, by whichever way it gets it; others are left alone."""
     marks: dict[str, pytest.Mark] = {}
-    item: Any = SimpleNamespace(fixturenames=fixtures, add_marker=lambda mark: marks.update({mark.name: mark.mark}))
+    item: Any = SimpleNamespace(
+        fixturenames=fixtures,
+        add_marker=lambda mark: marks.update({mark.name: mark.mark}),
+        get_closest_marker=marks.get,
+    )
     item.nodeid = item._id = "test_a.py::test_b[x]"
     if chosen:
-        item.callspec = SimpleNamespace(params={"siem": chosen})
+        item.callspec = SimpleNamespace(params={parameter: chosen, "number": 1})
     config: Any = SimpleNamespace(option=SimpleNamespace(loadgroup=workers))
     conftest.pytest_collection_modifyitems(config, [item])
     assert set(marks) == ({"servers", "xdist_group", "timeout"} if group else set())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import pytest
@@ -14,6 +14,7 @@ from agent.model import DELIVERED, Document, Outcome
 from connectors.siem import sink as room
 from connectors.siem.sink import SiemSink, build
 from tests.fake_siem import FakeSiem, Fault, Reply, Request, Step
+from tests.siem import document
 
 Flavour = Literal["elasticsearch", "opensearch"]
 
@@ -34,17 +35,9 @@ def siem(request: pytest.FixtureRequest) -> Iterator[FakeSiem]:
 
 @contextmanager
 def opened(siem: FakeSiem, **options: Any) -> Iterator[SiemSink]:
-    sink = build(siem.flavour)("out", siem.access() | options)
-    try:
+    with closing(build(siem.flavour)("out", siem.access() | options)) as sink:
         sink.open()
         yield sink
-    finally:
-        sink.close()
-
-
-def document(name: str, repeat: bool = False, **fields: Any) -> Document:
-    body = {"@timestamp": "2026-01-01T00:00:00Z", "event": {"id": name, "kind": "alert"}, **fields}
-    return Document(name, json.dumps(body).encode(), repeat)
 
 
 def item(siem: FakeSiem, name: str, status: int, **answer: Any) -> dict[str, Any]:
@@ -218,7 +211,7 @@ def test_only_the_item_that_is_not_understood_waits(siem: FakeSiem) -> None:
 def test_a_request_in_trouble_loses_and_doubles_nothing(siem: FakeSiem, step: Step) -> None:
     """Its documents wait; offered again they are delivered, also if the trouble came after the write and a rollover."""
     siem.on("_bulk", step)
-    with opened(siem, timeout_s=0.3) as sink:
+    with opened(siem, timeout_s=1.0) as sink:
         outcomes = sink.write([document("a"), document("b")])
         assert states(outcomes) == ["retryable", "retryable"]
         assert all(outcome.reason for outcome in outcomes)
@@ -459,7 +452,7 @@ def test_a_repeat_found_anywhere_is_delivered_whatever_the_others_say(siem: Fake
 @pytest.mark.parametrize(
     "step",
     [Reply(503), Reply(403), Fault("reset"), Reply(body=[])],
-    ids=lambda one: getattr(one, "__name__", None) or str(one),
+    ids=named,
 )
 def test_nothing_is_written_while_the_stream_cannot_be_seen(siem: FakeSiem, step: Step) -> None:
     with opened(siem) as sink:

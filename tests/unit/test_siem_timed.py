@@ -469,4 +469,4 @@ def test_documents_without_a_stored_source_are_given_empty(store: Store) -> None
     hit = {"_index": "logs-a", "_id": "x", "sort": [NOW // 1000, 0]}
     store.on("_search", Reply(body={"timed_out": False, "_shards": shards(), "hits": {"hits": [hit]}}))
     page = reader(store).fetch(None, 10, NOW)
-    assert [list(chunk.raw) for chunk in page.chunks] == [[{}]]
+    assert [list(chunk.raw) for chunk in page.chunks] == [[b"{}"]]
