@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -31,6 +31,7 @@ from agent.model import (
     UNPARSED,
     Batch,
     Description,
+    Dictionary,
     Kind,
     Level,
     PerValue,
@@ -39,6 +40,7 @@ from agent.model import (
     Timestamp,
     Value,
     digest,
+    distinct,
 )
 from agent.ports import StateView
 
@@ -69,7 +71,7 @@ def _texts(value: Any) -> Any:
 Duration: TypeAlias = Annotated[int, BeforeValidator(duration)]
 FieldName: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\s]+$")]
 FieldNames: TypeAlias = Annotated[tuple[FieldName, ...], Field(min_length=1, max_length=4)]
-_Allowed: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_texts), Field(min_length=1)]
+Allowed: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_texts), Field(min_length=1)]
 
 
 class BaselineOptions(BaseModel):
@@ -83,13 +85,14 @@ class BaselineOptions(BaseModel):
     techniques: tuple[Annotated[str, StringConstraints(pattern=r"^T\d{4}(\.\d{3})?$")], ...] = Field(
         default=(), description="ATT&CK technique ids."
     )
-    where: dict[FieldName, _Allowed] = Field(
+    where: dict[FieldName, Allowed] = Field(
         default={}, description="Only events whose fields have one of these values (exact); all fields must match."
     )
     entity: FieldNames = Field(description="One to four fields that say whose behaviour is learnt.")
 
 
 OptionsT = TypeVar("OptionsT", bound=BaselineOptions)
+T = TypeVar("T")
 
 
 def parse(model: type[OptionsT], id: str, options: Mapping[str, Any]) -> OptionsT:
@@ -195,14 +198,14 @@ class Group(NamedTuple):
     time: Timestamp
 
 
-class _Field:
+class FieldView:
     """One field over all rows: a code a row (-1: absent), from the column or else from the kind's constants."""
 
     def __init__(self, events: Batch, name: str) -> None:
         column = events.columns.get(name)
-        self._values = [] if column is None else column.dictionary.values
+        self._dictionary = Dictionary() if column is None else column.dictionary
         self._constants = [kind.constant.get(name) for kind in events.kinds]
-        self._columns = len(self._values)
+        self._columns = len(self._dictionary.values)
         self._known: dict[int, tuple[Scalar, ...]] = {}
         self.size = self._columns + len(self._constants)
         numbers = [-1 if value is None else self._columns + kind for kind, value in enumerate(self._constants)]
@@ -213,9 +216,23 @@ class _Field:
     def scalars(self, code: int) -> tuple[Scalar, ...]:
         known = self._known.get(code)
         if known is None:
-            value = self._values[code] if code < self._columns else self._constants[code - self._columns]
+            value = self._dictionary.values[code] if code < self._columns else self._constants[code - self._columns]
             known = self._known[code] = () if value is None else scalars(value)
         return known
+
+    def apply(self, function: PerValue[T]) -> dict[int, T]:
+        """Return the function's result by code, for each code that occurs."""
+        table = function(self._dictionary)
+        codes = distinct(self.codes[self.codes >= 0]).tolist()
+        return {
+            code: table[code] if code < self._columns else self._apply_to_constant(function, code) for code in codes
+        }
+
+    def _apply_to_constant(self, function: PerValue[T], code: int) -> T:
+        alone, value = Dictionary(), self._constants[code - self._columns]
+        assert value is not None
+        alone.intern(value)
+        return function(alone)[0]
 
 
 class Reader:
@@ -224,7 +241,16 @@ class Reader:
     Python runs once for each distinct combination, never for each row.
     """
 
-    def __init__(self, where: Mapping[str, Sequence[str]], names: Sequence[str], bucket: int, lateness: int) -> None:
+    def __init__(
+        self,
+        where: Mapping[str, Sequence[str]],
+        names: Sequence[str],
+        bucket: int,
+        lateness: int,
+        also: Iterable[str] = (),
+    ) -> None:
+        """*also* are fields that are read where a row has them."""
+        self._also = frozenset(also)
         self._allowed = {field: frozenset(texts) for field, texts in where.items()}
         self._matches = {field: PerValue(partial(_any_of, texts)) for field, texts in self._allowed.items()}
         self._names = tuple(names)
@@ -235,14 +261,14 @@ class Reader:
         """The fields to materialise for *kind*; none if its constants contradict *where*."""
         if kind.mapping == UNPARSED or any(self._constant(kind, field) is False for field in self._allowed):
             return frozenset()
-        return frozenset(self._names).union(self._allowed) - kind.constant.keys()
+        return self._also.union(self._names, self._allowed) - kind.constant.keys()
 
     def groups(self, events: Batch, watermark: Timestamp, state: StateView) -> Iterator[Group]:
         """Yield the foldable rows group by group; count in *state* what is not folded."""
         if not len(events):
             return
-        fields = [_Field(events, name) for name in self._names]
-        mask = self._where(events)
+        fields = [FieldView(events, name) for name in self._names]
+        mask = self.matching(events)
         for field in fields:
             mask &= field.codes >= 0
         rows = self._timely(events, np.flatnonzero(mask), watermark, state)
@@ -264,8 +290,9 @@ class Reader:
         value = kind.constant.get(field)
         return None if value is None else _any_of(self._allowed[field], value)
 
-    def _where(self, events: Batch) -> NDArray[np.bool_]:
-        mask = np.ones(len(events), dtype=np.bool_)
+    def matching(self, events: Batch) -> NDArray[np.bool_]:
+        """Return which rows could be read and match *where*."""
+        mask = np.array([kind.mapping != UNPARSED for kind in events.kinds] or [True], dtype=np.bool_)[events.kind]
         for field in self._allowed:
             known = [self._constant(kind, field) for kind in events.kinds]
             matched = np.array([answer is True for answer in known], dtype=np.bool_)[events.kind]
@@ -296,7 +323,7 @@ def _any_of(allowed: frozenset[str], value: Value) -> bool:
 
 
 def _ordered(
-    rows: NDArray[np.intp], buckets: NDArray[np.int64], time: NDArray[np.int64], fields: Sequence[_Field]
+    rows: NDArray[np.intp], buckets: NDArray[np.int64], time: NDArray[np.int64], fields: Sequence[FieldView]
 ) -> tuple[NDArray[np.intp], list[int]]:
     """Order rows by bucket and codes, then by time, then as read; return the order and where each group begins."""
     if not len(rows):

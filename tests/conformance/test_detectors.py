@@ -1,4 +1,4 @@
-"""Both baselines keep every promise of a detector, and a detector that breaks one is caught."""
+"""The baselines and trained models keep every promise of a detector, and a detector that breaks one is caught."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent.detect import first_seen, hour_of_week
 from agent.model import Batch, Description, Explanation, Finding, Kind
 from agent.ports import Detector, StateView
 from agent.testing_detectors import DAY, HOUR, Event, check_detector, check_order, check_state_bound
+from tests.models import ROWS, WINDOWS, artifact, detector
 
 START = 20_000 * DAY
 LOGON = {"event.category": "authentication", "event.outcome": "success"}
@@ -60,13 +61,29 @@ def burst() -> list[Event]:
     ]
 
 
+def row_model() -> Detector:
+    return detector(artifact(ROWS), share=0.005)
+
+
+def window_model() -> Detector:
+    return detector(artifact(WINDOWS, lateness="10m"), share=0.1)
+
+
 def within_ten_minutes(events: list[Event], chance: random.Random) -> list[Event]:
     return sorted(events, key=lambda event: event["@timestamp"] + chance.randrange(600) * 1_000_000)
 
 
 @pytest.mark.parametrize("constants", [(), ("event.category", "event.outcome"), ("user.name",)])
-@pytest.mark.parametrize(("build", "events"), [(first_seen_detector, logons), (hour_of_week_detector, burst)])
-def test_baselines_keep_the_promises_of_a_detector(
+@pytest.mark.parametrize(
+    ("build", "events"),
+    [
+        (first_seen_detector, logons),
+        (hour_of_week_detector, burst),
+        (row_model, logons),
+        (window_model, burst),
+    ],
+)
+def test_learning_detectors_keep_the_promises_of_a_detector(
     build: Callable[[], Detector], events: Callable[[], list[Event]], constants: Sequence[str]
 ) -> None:
     """Constants of the kind or columns of the rows: every check holds."""

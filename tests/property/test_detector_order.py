@@ -14,6 +14,7 @@ from agent.detect import first_seen, hour_of_week
 from agent.model import Batch, Description, Explanation, Finding, Kind
 from agent.ports import Detector, StateView
 from agent.testing_detectors import DAY, HOUR, MINUTE, Event, Replayed, keyed, replay
+from tests import models
 
 START = 20_000 * DAY
 YEAR_9999 = 253_400_000_000 * 1_000_000
@@ -141,6 +142,58 @@ def test_a_value_of_9999_is_counted_as_future_and_blinds_nothing() -> None:
     replayed = replay(news("5m"), events, cuts=range(1, 4), until=UNTIL)
     assert [finding.fields["source.ip"] for finding in replayed.findings] == ["y"]
     assert replayed.state.counters["future"] == 1
+
+
+def model(data: Mapping[str, Any], share: float, **more: Any) -> Detector:
+    return models.detector(models.artifact(data, **more), share=share)
+
+
+def described(replayed: Replayed) -> list[str]:
+    """Everything that the findings say, in no order."""
+    return sorted(
+        f"{f.entity} {f.window} {f.time} {f.score} {f.evidence} {f.explanation} {f.fields}" for f in replayed.findings
+    )
+
+
+OPEN: Mapping[str, Any] = {**models.WINDOWS, "where": {}}
+"""The recipe over all events of these logs; `logs` draws no event category."""
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs(), data=st.data())
+def test_a_window_model_says_the_same_for_any_cut_and_disorder_within_lateness(
+    events: list[Event], data: Drawn
+) -> None:
+    """Every window of every entity is judged once, with the same features to the last bit."""
+    asked = model(OPEN, 1.0, lateness="5m")
+    whole = replay(asked, events, until=UNTIL)
+    assert {(f.entity[0][1], (f.window or (0, 0))[0] // HOUR) for f in whole.findings} == {
+        (event["user.name"], event["@timestamp"] // HOUR) for event in events if event["@timestamp"] < YEAR_9999
+    }
+    disordered = read(data, asked, bounded(data, events, 5 * MINUTE))
+    assert described(disordered) == described(whole)
+    assert disordered.state.counters["late"] == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs(), share=st.sampled_from([0.3, 0.7, 1.0]), data=st.data())
+def test_a_window_model_says_the_same_for_any_order_when_lateness_covers_the_span(
+    events: list[Event], share: float, data: Drawn
+) -> None:
+    asked = model(OPEN, share, lateness="10h")
+    shuffled = read(data, asked, data.draw(st.permutations(events)))
+    assert described(shuffled) == described(replay(asked, events, until=UNTIL))
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs(), share=st.sampled_from([0.3, 0.7, 1.0]), data=st.data())
+def test_a_row_model_says_the_same_for_any_order(events: list[Event], share: float, data: Drawn) -> None:
+    """Events from 9999 and late ones are judged as any other."""
+    asked = model({**models.ROWS, "where": {}}, share)
+    whole = replay(asked, events, until=UNTIL)
+    assert share < 1 or len(whole.ids) == len(events)
+    shuffled = read(data, asked, data.draw(st.permutations(events)))
+    assert described(shuffled) == described(whole)
 
 
 def counts(**more: Any) -> Detector:
