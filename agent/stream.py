@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from agent.alerting import Judge
 from agent.alerting.judge import OPERATOR, document_id
-from agent.model import Cursor, Document, Records, Timestamp
+from agent.model import Cursor, Document, Notice, Records, Timestamp
 from agent.pipeline import Pipeline
 from agent.ports import Sink, Source
 from agent.state import State
@@ -16,7 +17,10 @@ from agent.store import Books, Commit, Reader, Store
 
 @dataclass
 class Stream:
-    """One source and one pipeline; where it stands and what its operators know."""
+    """One source and one pipeline; where it stands and what its operators know.
+
+    *provenance* says in the audit log under what it runs.
+    """
 
     id: str
     source: Source
@@ -24,6 +28,7 @@ class Stream:
     judge: Judge
     cursor: Cursor | None
     state: State
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_cycle(
@@ -71,7 +76,8 @@ def process(
         dead=found.dead,
         released=[one for one in released if one not in still_dead],
         counts={**found.counts, **records.counts},
-        events=[(one.action, {"place": one.place, "text": one.text}) for one in records.notices],
+        events=[("source-notice", _said(one)) for one in records.notices],
+        provenance=stream.provenance,
     )
     said = records.chunks or records.notices or records.counts or alerts or commit.changes.deltas
     if not said and records.cursor == stream.cursor:
@@ -85,6 +91,15 @@ def drain(sink: Sink, store: Store, reader: Reader, *, limit: int, now: Timestam
     """Offer waiting documents to *sink*; settle each by its own outcome; return how many were offered."""
     waiting = store.waiting(reader, sink.id, limit, now)
     if waiting:
-        documents = [Document(document_id(item.id, item.revision), item.body, item.repeat) for item in waiting]
+        documents = [
+            Document(
+                document_id(item.id, item.revision) if item.revision else item.id, item.body, item.repeat, item.dataset
+            )
+            for item in waiting
+        ]
         store.settle(sink.id, zip(waiting, sink.write(documents), strict=True), now)
     return len(waiting)
+
+
+def _said(notice: Notice) -> Mapping[str, Any]:
+    return {"notice": notice.action, "place": notice.place, "text": notice.text, "lost": notice.lost}

@@ -10,6 +10,8 @@ from typing import Any
 import apsw
 import orjson
 
+from agent.audit import Entry, Leaf
+from agent.audit.leaf import decode, member
 from agent.errors import ConfigError
 from agent.model import Cursor
 
@@ -22,6 +24,9 @@ _ALERTS = """
 ALERT_COLUMNS = ("number", "id", "stream", "rule_id", "title", "level", "time", "created", "deliver", "repeats",
                  "acked", "acked_by", "verdict", "note", "document")  # fmt: skip
 LEVELS = ("informational", "low", "medium", "high", "critical")
+_PAGE = 10_000
+_AS_BYTES = "CAST(bytes AS BLOB), CAST(members AS BLOB), CAST(hash AS BLOB)"
+"""SQLite does not hold a tamperer to the types of columns; what he leaves there is judged as bytes."""
 
 
 class Reader:
@@ -100,10 +105,47 @@ class Reader:
             letter["key"] = orjson.loads(letter["key"])
             yield letter
 
-    def events(self, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the newest of what was done and by whom."""
-        rows = self.rows("SELECT number, time, stream, action, data FROM event ORDER BY number DESC LIMIT ?", limit)
-        return [
-            {"number": number, "time": time, "stream": stream, "action": action, **orjson.loads(data)}
-            for number, time, stream, action, data in rows
-        ]
+    def leaves(self) -> Iterator[Entry]:
+        """Yield the audit log from the first leaf on; a page at a time, so that a writer is not held up."""
+        sql = f"SELECT number, {_AS_BYTES} FROM leaf WHERE number > ? ORDER BY number LIMIT ?"  # noqa: S608
+        rows = self.rows(sql, -1, _PAGE)
+        while rows:
+            for number, data, members, hash in rows:
+                yield Entry(number, data, members_of(members), hash)
+            rows = self.rows(sql, rows[-1][0], _PAGE)
+
+    def checkpoints(self) -> list[tuple[int, int, str]]:
+        """Return size, time and note of all that was signed; asked before `leaves`, those hold all of it."""
+        return self.rows("SELECT size, time, CAST(note AS TEXT) FROM checkpoint ORDER BY size")
+
+    def recorded(self, *, action: str | None = None, since: int | None = None, limit: int = 100) -> list[Leaf]:
+        """Return the newest leaves, oldest first."""
+        sql = """
+            SELECT bytes FROM leaf
+            WHERE (?1 IS NULL OR CAST(bytes AS TEXT) ->> 'action' = ?1)
+              AND (?2 IS NULL OR CAST(bytes AS TEXT) ->> 'time' >= ?2)
+            ORDER BY number DESC LIMIT ?3
+        """
+        return [decode(data) for (data,) in reversed(self.rows(sql, action, since, limit))]
+
+    def configurations(self, limit: int) -> list[tuple[bytes, bytes]]:
+        """Return text and envelope of the configurations that were accepted last, the newest at the end."""
+        sql = "SELECT text, envelope FROM configuration ORDER BY revision DESC LIMIT ?"
+        return self.rows(sql, limit)[::-1]
+
+    def members(self, leaf: int) -> tuple[bytes, ...]:
+        """Return what the leaf of a batch stands for."""
+        rows = self.rows("SELECT CAST(members AS BLOB) FROM leaf WHERE number = ?", leaf)
+        return members_of(rows[0][0]) if rows else ()
+
+    def alert_members(self, id: str | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield for stored alerts the number of their leaf and what the leaf must have as its member; *id*: of one."""
+        one = "" if id is None else "WHERE id = ?"
+        sql = f"SELECT leaf, id, revision, CAST(document AS BLOB) FROM alert {one} ORDER BY number"  # noqa: S608
+        for leaf, alert, revision, document in self._connection.execute(sql, () if id is None else (id,)):
+            yield leaf, member(alert, revision, document)
+
+
+def members_of(lines: bytes) -> tuple[bytes, ...]:
+    """Return the members of a leaf, as the store keeps them: one a line."""
+    return tuple(lines.split(b"\n")) if lines else ()

@@ -1,10 +1,11 @@
--- Version 2. Times are microseconds since 1970 UTC; documents are JSON.
+-- Version 3. Times are microseconds since 1970 UTC; documents are JSON.
 
 CREATE TABLE stream (
     id TEXT PRIMARY KEY,
     cursor BLOB NOT NULL,
     as_of INTEGER NOT NULL,
-    watermark INTEGER NOT NULL
+    watermark INTEGER NOT NULL,
+    accounted INTEGER -- as_of of its last audit leaf
 ) WITHOUT ROWID;
 
 -- The books and every other number, added up. scope: a stream, a sink.
@@ -32,7 +33,8 @@ CREATE TABLE state_delta (
     PRIMARY KEY (stream, sequence, operator)
 );
 
--- The embedded alert store: one row a revision. `repeats` counts findings that came to a row already stored.
+-- The embedded alert store: one row a revision. `repeats` counts findings that came to a row already stored; `leaf` is
+-- the audit leaf of the batch that stored it.
 CREATE TABLE alert (
     number INTEGER PRIMARY KEY,
     id TEXT NOT NULL,
@@ -45,6 +47,7 @@ CREATE TABLE alert (
     created INTEGER NOT NULL,
     deliver INTEGER NOT NULL,
     repeats INTEGER NOT NULL DEFAULT 0,
+    leaf INTEGER NOT NULL,
     acked INTEGER,
     acked_by TEXT,
     verdict TEXT,
@@ -56,14 +59,51 @@ CREATE TABLE alert (
 CREATE INDEX alert_time ON alert (time);
 CREATE INDEX alert_rule ON alert (rule_id, time);
 
--- What waits for a sink. A row goes when the sink has said yes; a refused one stays with its reason.
+-- The audit log. Leaves are numbered from 0 without a gap; `members`, one a line, are what a batch's leaf stands for.
+CREATE TABLE leaf (
+    number INTEGER PRIMARY KEY,
+    hash BLOB NOT NULL,
+    bytes BLOB NOT NULL,
+    members BLOB NOT NULL
+);
+CREATE TRIGGER leaf_is_append_only BEFORE UPDATE ON leaf BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
+CREATE TRIGGER leaf_is_kept BEFORE DELETE ON leaf BEGIN SELECT RAISE(ABORT, 'leaves are append-only'); END;
+
+-- What was signed; `peaks` is all that is needed to append to that many leaves.
+CREATE TABLE checkpoint (
+    size INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    peaks BLOB NOT NULL,
+    note TEXT NOT NULL
+);
+CREATE TRIGGER checkpoint_is_append_only BEFORE UPDATE ON checkpoint
+    BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END;
+CREATE TRIGGER checkpoint_is_kept BEFORE DELETE ON checkpoint
+    BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END;
+
+-- Configurations that were accepted, as they were signed.
+CREATE TABLE configuration (
+    revision INTEGER PRIMARY KEY,
+    text BLOB NOT NULL,
+    envelope BLOB NOT NULL,
+    leaf INTEGER NOT NULL REFERENCES leaf (number)
+);
+
+-- Sinks that get a copy of every leaf and checkpoint.
+CREATE TABLE audit_sink (id TEXT PRIMARY KEY) WITHOUT ROWID;
+
+-- What waits for a sink: an alert, or the copy of a leaf or a checkpoint. A row goes when the sink has said yes; a
+-- refused one stays with its reason.
 CREATE TABLE outbox (
     number INTEGER PRIMARY KEY,
     sink TEXT NOT NULL,
-    alert INTEGER NOT NULL REFERENCES alert (number),
+    alert INTEGER REFERENCES alert (number),
+    leaf INTEGER REFERENCES leaf (number),
+    checkpoint INTEGER REFERENCES checkpoint (size),
     attempts INTEGER NOT NULL DEFAULT 0,
     not_before INTEGER NOT NULL DEFAULT 0,
-    refused TEXT
+    refused TEXT,
+    CHECK ((alert IS NULL) + (leaf IS NULL) + (checkpoint IS NULL) = 2)
 );
 CREATE INDEX outbox_waiting ON outbox (sink, not_before, number) WHERE refused IS NULL;
 CREATE INDEX outbox_alert ON outbox (alert);
@@ -83,14 +123,3 @@ CREATE TABLE dead_letter (
     digest TEXT NOT NULL,
     raw BLOB
 ) WITHOUT ROWID;
-
--- What was done and by whom, append-only.
-CREATE TABLE event (
-    number INTEGER PRIMARY KEY,
-    time INTEGER NOT NULL,
-    stream TEXT NOT NULL,
-    action TEXT NOT NULL,
-    data BLOB NOT NULL
-);
-CREATE TRIGGER event_is_append_only BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'event rows are append-only'); END;
-CREATE TRIGGER event_is_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'event rows are append-only'); END;

@@ -1,4 +1,4 @@
-"""The writing side of the store: one thread, one connection, grouped commits."""
+"""The writing side of the store: one thread, one connection, grouped commits, and the audit log inside them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import apsw
 import orjson
 
+from agent.audit import Action, Entry
+from agent.audit.copy import of_checkpoint, of_leaf
+from agent.audit.leaf import batch, member
 from agent.errors import ConfigError, RetryableError, VedetteError
 from agent.model import SECOND, Alert, Cursor, DeadLetter, Outcome, Revision, Timestamp, digest
 from agent.state import Changes, State, StoredDelta, StoredPart
-from agent.store.reader import Reader
+from agent.store.auditlog import AuditLog
+from agent.store.reader import Reader, members_of
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATABASE = "vedette.db"
+ACCOUNT_US = 3600 * SECOND
+"""A stream whose batches store no alert is put on record so often."""
 _BACKOFF_CAP_S = 300.0
 _GROUP = 64
 
@@ -54,7 +60,8 @@ class Commit:
     """One batch's whole effect: it happens at once or not at all.
 
     *sinks* get each deliverable alert that is not stored yet; *spilled* are full sinks that would have, and count it.
-    *released* are dead letters that were tried again and read.
+    *released* are dead letters that were tried again and read. *events* are audited each; *provenance* says in the
+    batch's own leaf under what it ran.
     """
 
     stream: str
@@ -69,19 +76,21 @@ class Commit:
     dead: Sequence[DeadLetter] = ()
     released: Sequence[str] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
-    events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    events: Sequence[tuple[Action, Mapping[str, Any]]] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A document in the outbox."""
+    """A document in the outbox: a revision of an alert, or with *revision* None a piece of the audit log."""
 
     number: int
     id: str
-    revision: Revision
+    revision: Revision | None
     body: bytes
     attempts: int
     repeat: bool
+    dataset: Literal["alert", "audit"] = "alert"
 
 
 _Job = tuple[Callable[[apsw.Connection], Any], "Future[Any]"]
@@ -91,14 +100,18 @@ class Store:
     """The state of one data folder. Only one process at a time may hold it (a lock file says who)."""
 
     def __init__(self, folder: Path, *, dead_letter_bytes: int = 1 << 30) -> None:
-        """Open or create the store in *folder*; ConfigError if another process holds it or its version is unknown."""
+        """Open or create the store in *folder*.
+
+        ConfigError if another process holds it or its version is unknown, TrustError if its audit log does not hold.
+        """
         self.folder = folder
-        self._dead_letter_bytes = dead_letter_bytes
+        self.dead_letter_bytes = dead_letter_bytes
         self._lock = _take_lock(folder)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._broken: StoreBroken | None = None
         try:
             connection = _open(folder / DATABASE)
+            self._log = AuditLog(connection, folder)
         except BaseException:
             self._lock.close()
             raise
@@ -125,13 +138,7 @@ class Store:
 
     def waiting(self, reader: Reader, sink: str, limit: int, now: Timestamp) -> list[Waiting]:
         """Return up to *limit* documents that *sink* should be offered now, oldest first."""
-        rows = reader.rows(_WAITING, sink, now, limit)
-        found = [
-            Waiting(
-                number, id, revision, body, attempts, attempts > 0 or number <= self._boot or number in self._offered
-            )
-            for number, id, revision, body, attempts in rows
-        ]
+        found = [self._waiting(*row) for row in reader.rows(_WAITING, sink, now, limit)]
         self._offered.update(item.number for item in found)
         return found
 
@@ -159,14 +166,38 @@ class Store:
 
     def acknowledge(self, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp) -> int:
         """Note that *by* has looked at the alert; return how many alerts that was (0: no such id)."""
-        return self._do(lambda connection: _acknowledge(connection, id, by=by, verdict=verdict, note=note, now=now))
+        return self._do(lambda connection: self._acknowledge(connection, id, by, verdict, note, now))
 
-    def record(self, stream: str, action: str, data: Mapping[str, Any], now: Timestamp) -> None:
-        """Append to what was done and by whom."""
-        self._do(lambda connection: _record(connection, stream, action, data, now))
+    def record(self, stream: str, action: Action, data: Mapping[str, Any], now: Timestamp, actor: str = "") -> int:
+        """Audit that *actor* (empty: the agent itself) does *action*; return the leaf's number when it is on disk."""
+        return self._do(
+            lambda connection: self._log.append(connection, action, time=now, actor=actor, stream=stream, data=data)
+        )
+
+    def accept(self, revision: int, text: bytes, envelope: bytes, facts: Mapping[str, Any], now: Timestamp) -> None:
+        """Keep a configuration that was accepted, and audit *facts* about it."""
+
+        def work(connection: apsw.Connection) -> None:
+            leaf = self._log.append(connection, "configuration-accepted", time=now, data=facts)
+            connection.execute("INSERT INTO configuration VALUES (?, ?, ?, ?)", (revision, text, envelope, leaf))
+
+        self._do(work)
+
+    def checkpoint(self) -> None:
+        """Sign all leaves now, for whoever cannot wait until it is due."""
+        self._do(lambda connection: self._log.sign(connection, clock()))
+
+    @property
+    def audit_sinks(self) -> Sequence[str]:
+        """The sinks that get a copy of the whole audit log; kept in the store until others are set."""
+        return self._log.mark.sinks
+
+    @audit_sinks.setter
+    def audit_sinks(self, sinks: Sequence[str]) -> None:
+        self._do(lambda connection: self._log.copy_to(connection, sinks))
 
     def close(self) -> None:
-        """Finish what was handed over, fold the log into the file and let go of the lock; safe twice."""
+        """Finish what was handed over, sign it, fold the log into the file and let go of the lock; safe twice."""
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
@@ -184,30 +215,42 @@ class Store:
     def _write(self, connection: apsw.Connection) -> None:
         running = True
         while running:
-            group = [self._jobs.get()]
-            while len(group) < _GROUP and not self._jobs.empty():
-                group.append(self._jobs.get())
+            group = self._next_group()
             running = None not in group
-            self._run([job for job in group if job is not None], connection)
+            self._run([job for job in group if job is not None], connection, last=not running)
         connection.close()
 
-    def _run(self, jobs: list[_Job], connection: apsw.Connection) -> None:
+    def _next_group(self) -> list[_Job | None]:
+        """Wait for work and return what there is of it; nothing when a checkpoint is due."""
+        try:
+            group = [self._jobs.get(timeout=None if self._broken else self._log.wait())]
+        except queue.Empty:
+            return []
+        while len(group) < _GROUP and not self._jobs.empty():
+            group.append(self._jobs.get())
+        return group
+
+    def _run(self, jobs: list[_Job], connection: apsw.Connection, *, last: bool) -> None:
         """Do *jobs* in one transaction, each in a savepoint, and answer them after the fsync."""
-        if not jobs:
-            return
         answers: list[tuple[Future[Any], Any]] = []
+        before = self._log.mark
         try:
             connection.execute("BEGIN IMMEDIATE")
             for work, future in jobs:
+                mark = self._log.mark
                 try:
                     with connection:
                         answers.append((future, work(connection)))
                 except apsw.Error:
                     raise
                 except Exception as error:
+                    self._log.mark = mark
                     future.set_exception(error)
+            if last or self._log.wait() == 0:
+                self._log.sign(connection, clock())
             connection.execute("COMMIT")
         except Exception as error:
+            self._log.mark = before
             failure = self._judge(error, connection)
             for _, future in jobs:
                 if not future.done():
@@ -231,29 +274,65 @@ class Store:
         return self._broken
 
     def _commit(self, connection: apsw.Connection, commit: Commit) -> int:
-        execute = connection.execute
-        execute(
-            "INSERT INTO stream VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
-            " SET cursor = excluded.cursor, as_of = excluded.as_of, watermark = excluded.watermark",
-            (commit.stream, orjson.dumps(commit.cursor), commit.as_of, commit.watermark),
-        )
+        cursor = orjson.dumps(commit.cursor)
+        accounted = connection.execute(
+            "INSERT INTO stream (id, cursor, as_of, watermark) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET cursor = excluded.cursor, as_of = excluded.as_of, watermark = excluded.watermark RETURNING accounted",
+            (commit.stream, cursor, commit.as_of, commit.watermark),
+        ).get
         _store_changes(connection, commit.stream, commit.changes)
-        new = [alert for alert in commit.alerts if _store_alert(connection, commit, alert)]
-        execute_many = connection.executemany
-        execute_many("DELETE FROM dead_letter WHERE identity = ?", [(one,) for one in commit.released])
+        stored = [(alert, _store_alert(connection, commit, alert, self._log.size)) for alert in commit.alerts]
+        new = [(alert, one) for alert, one in stored if one is not None]
+        released = [(one,) for one in commit.released]
+        connection.executemany("DELETE FROM dead_letter WHERE identity = ?", released)
         cut = sum(self._store_dead(connection, commit.stream, letter) for letter in commit.dead)
         counts = {**commit.books.counts(), **commit.changes.counts, **commit.counts}
         _add(connection, commit.stream, {**counts, "alerts": len(new), "dead_letters_cut": cut})
         for sink in commit.spilled:
-            _add(connection, sink, {"spilled": sum(alert.deliver for alert in new)})
+            _add(connection, sink, {"spilled": sum(alert.deliver for alert, _ in new)})
+        if new or accounted is None or commit.as_of - accounted >= ACCOUNT_US:
+            self._account(connection, commit, cursor, [one for _, one in new])
         for action, data in commit.events:
-            _record(connection, commit.stream, action, data, commit.as_of)
+            self._log.append(connection, action, time=commit.as_of, stream=commit.stream, data=data)
         return len(new)
+
+    def _account(self, connection: apsw.Connection, commit: Commit, cursor: bytes, members: Sequence[bytes]) -> None:
+        """Give the batch its leaf."""
+        books = dict(connection.execute(_BOOKS, (commit.stream,)))
+        data = batch(members, cursor=cursor, books=books, provenance=commit.provenance)
+        self._log.append(connection, "batch", time=commit.as_of, stream=commit.stream, data=data, members=members)
+        connection.execute("UPDATE stream SET accounted = ? WHERE id = ?", (commit.as_of, commit.stream))
+
+    def _acknowledge(
+        self, connection: apsw.Connection, id: str, by: str, verdict: str | None, note: str | None, now: Timestamp
+    ) -> int:
+        connection.execute(
+            "UPDATE alert SET acked = ?, acked_by = ?, verdict = coalesce(?, verdict), note = coalesce(?, note)"
+            " WHERE id = ?",
+            (now, by, verdict, note, id),
+        )
+        found = connection.changes()
+        if found:
+            data = {"alert": id, "verdict": verdict, "note": note}
+            self._log.append(connection, "alert-acknowledged", time=now, actor=by, data=data)
+        return found
+
+    def _waiting(self, number: int, attempts: int, *row: Any) -> Waiting:
+        """Return what is to be offered for a row of the outbox, joined with what it stands for."""
+        repeat = attempts > 0 or number <= self._boot or number in self._offered
+        id, revision, document, leaf, data, members, size, time, note = row
+        if id is not None:
+            return Waiting(number, id, revision, document, attempts, repeat)
+        if leaf is not None:
+            copy = of_leaf(self._log.origin, Entry(leaf, data, members_of(members)))
+        else:
+            copy = of_checkpoint(self._log.origin, size, time, note)
+        return Waiting(number, copy.id, None, copy.body, attempts, repeat, copy.dataset)
 
     def _store_dead(self, connection: apsw.Connection, stream: str, letter: DeadLetter) -> bool:
         """Keep *letter*, without its raw bytes where the store's cap is reached; return whether it was cut."""
         reference, raw = letter.reference, letter.raw
-        cut = self._dead_bytes + len(raw) > self._dead_letter_bytes
+        cut = self._dead_bytes + len(raw) > self.dead_letter_bytes
         connection.execute(
             "INSERT OR IGNORE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -279,11 +358,14 @@ class Store:
 _PARTS = "SELECT operator, part, sequence, block FROM state_part WHERE stream = ?"
 _DELTAS = "SELECT operator, sequence, block FROM state_delta WHERE stream = ? ORDER BY sequence"
 _WAITING = """
-    SELECT outbox.number, alert.id, alert.revision, alert.document, outbox.attempts
-    FROM outbox JOIN alert ON alert.number = outbox.alert
+    SELECT outbox.number, outbox.attempts, alert.id, alert.revision, alert.document, leaf.number, leaf.bytes,
+           leaf.members, checkpoint.size, checkpoint.time, checkpoint.note
+    FROM outbox LEFT JOIN alert ON alert.number = outbox.alert LEFT JOIN leaf ON leaf.number = outbox.leaf
+         LEFT JOIN checkpoint ON checkpoint.size = outbox.checkpoint
     WHERE outbox.sink = ? AND outbox.refused IS NULL AND outbox.not_before <= ?
     ORDER BY outbox.number LIMIT ?
 """
+_BOOKS = "SELECT name, value FROM counter WHERE scope = ? AND name IN ('received', 'scored', 'quarantined')"
 
 
 def _take_lock(folder: Path) -> IO[str]:
@@ -340,29 +422,29 @@ def _store_changes(connection: apsw.Connection, stream: str, changes: Changes) -
         connection.execute("DELETE FROM state_delta WHERE stream = ? AND sequence <= ?", (stream, changes.forget))
 
 
-def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert) -> bool:
-    """Store *alert* and queue it for the sinks, unless it is known; return whether it is new."""
+def _store_alert(connection: apsw.Connection, commit: Commit, alert: Alert, leaf: int) -> bytes | None:
+    """Store *alert* and queue it for the sinks; return what stands for it in *leaf*, or None if it is known."""
     if alert.revision == "settled" and not _says_more(connection, alert):
-        return False
+        return None
     document = orjson.dumps(alert.document)
-    columns = "id, revision, stream, rule_id, title, level, time, created, deliver, bytes, document"
+    columns = "id, revision, stream, rule_id, title, level, time, created, deliver, leaf, bytes, document"
     about = (alert.id, alert.revision, commit.stream, alert.rule_id, alert.title, alert.level, alert.time)
     connection.execute(
-        f"INSERT OR IGNORE INTO alert ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
-        (*about, commit.as_of, alert.deliver, len(document), document),
+        f"INSERT OR IGNORE INTO alert ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        (*about, commit.as_of, alert.deliver, leaf, len(document), document),
     )
     if not connection.changes():
         connection.execute(
             "UPDATE alert SET repeats = repeats + 1 WHERE id = ? AND revision = ?", (alert.id, alert.revision)
         )
-        return False
+        return None
     if alert.deliver:
         number = connection.last_insert_rowid()
         connection.executemany(
             "INSERT INTO outbox (sink, alert, attempts) VALUES (?, ?, ?)",
             [(sink, number, int(alert.again)) for sink in commit.sinks],
         )
-    return True
+    return member(alert.id, alert.revision, document)
 
 
 def _says_more(connection: apsw.Connection, alert: Alert) -> bool:
@@ -399,20 +481,6 @@ def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Wait
     _add(connection, sink, counts)
 
 
-def _acknowledge(
-    connection: apsw.Connection, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp
-) -> int:
-    connection.execute(
-        "UPDATE alert SET acked = ?, acked_by = ?, verdict = coalesce(?, verdict), note = coalesce(?, note)"
-        " WHERE id = ?",
-        (now, by, verdict, note, id),
-    )
-    found = connection.changes()
-    if found:
-        _record(connection, "", "alert-acknowledged", {"alert": id, "by": by, "verdict": verdict, "note": note}, now)
-    return found
-
-
 def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> int:
     idle = "NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.alert = alert.number)"
     connection.execute(f"DELETE FROM alert WHERE created < ? AND {idle}", (before,))  # noqa: S608
@@ -441,12 +509,6 @@ def _add(connection: apsw.Connection, scope: str, counts: Mapping[str, int]) -> 
     connection.executemany(
         "INSERT INTO counter VALUES (?, ?, ?) ON CONFLICT (scope, name) DO UPDATE SET value = value + excluded.value",
         [(scope, name, number) for name, number in counts.items() if number],
-    )
-
-
-def _record(connection: apsw.Connection, stream: str, action: str, data: Mapping[str, Any], now: Timestamp) -> None:
-    connection.execute(
-        "INSERT INTO event (time, stream, action, data) VALUES (?, ?, ?, ?)", (now, stream, action, orjson.dumps(data))
     )
 
 

@@ -1,4 +1,4 @@
-"""The store's figures: what a batch's commit costs, and how long a restart with a million keys of state takes.
+"""The store's figures: what a batch's commit and its audit leaf cost, and how long a restart with a million keys takes.
 
 python -m tests.bench.bench_store [--json FILE]
 """
@@ -15,14 +15,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import apsw
+
+from agent.audit import Verifier, verify
+from agent.audit.leaf import batch, member
 from agent.model import Alert
 from agent.state import Changes, State
-from agent.store import Books, Commit, Store
+from agent.store import Books, Commit, Reader, Store
 
 NOW = 1_700_000_000_000_000
 KEYS = 1_000_000
 PER_BATCH = 2_000
 """Keys that one batch of 8,192 events changes."""
+LEAVES = 50_000
+MEMBERS = 10
 
 
 def commit_of(state_changes: Changes, alerts: list[Alert]) -> Commit:
@@ -55,6 +61,26 @@ def commit_cost(store: Store, alerts: int) -> float:
     return statistics.median(taken)
 
 
+def audit_cost(store: Store) -> tuple[float, float]:
+    """Return seconds to append the leaf of a batch with ten new alerts, and leaves verified a second afterwards."""
+    body = b"z" * 2000
+
+    def fill(connection: apsw.Connection) -> float:
+        begin = time.perf_counter()
+        for number in range(LEAVES):
+            members = [member(f"{number:030x}{place:02x}", "fired", body) for place in range(MEMBERS)]
+            data = batch(members, cursor=b"{}", books={"received": number}, provenance={"configuration": "sha256:ab"})
+            store._log.append(connection, "batch", time=NOW, stream="s", data=data, members=members)
+        return (time.perf_counter() - begin) / LEAVES
+
+    taken = store.do(fill)
+    key = Verifier.parse((store.folder / "audit.pub").read_text())
+    with Reader(store.folder) as reader:
+        begin = time.perf_counter()
+        report = verify(reader.leaves(), [note for _, _, note in reader.checkpoints()], key)
+        return taken, report.leaves / (time.perf_counter() - begin)
+
+
 def fsync_cost(folder: Path) -> float:
     """Return the median seconds of a bare 4 KiB write and fsync on the same disk: the floor of any commit."""
     taken = []
@@ -73,6 +99,11 @@ def measure(folder: Path) -> dict[str, Any]:
     store = Store(folder)
     facts: dict[str, Any] = {"fsync_ms": round(fsync_cost(folder) * 1e3, 2)}
     facts["commit_ms"] = {str(n): round(commit_cost(store, n) * 1e3, 2) for n in (0, 10, 100)}
+    apart = Store(folder / "audit")
+    leaf_s, verified = audit_cost(apart)
+    apart.close()
+    facts["audit_leaf_us_of_10_alerts"] = round(leaf_s * 1e6, 1)
+    facts["audit_leaves_verified_per_s"] = round(verified)
     _, state = store.load("s")
     begin = time.perf_counter()
     batches = [write_keys(store, state, start, PER_BATCH) for start in range(0, KEYS, PER_BATCH)]

@@ -1,0 +1,138 @@
+"""Holding a log to what it signed: the first leaf that was edited, removed, inserted or moved, by its number.
+
+What is trusted is the verifier key alone. Leaves and checkpoints may come from the store or from copies of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from agent.audit.leaf import Entry, Leaf, decode, members_tree
+from agent.audit.merkle import Frontier, leaf_hash
+from agent.audit.note import Verifier, open_checkpoint
+from agent.errors import TrustError
+from agent.model import NO_TIME, Timestamp
+
+
+class LogBroken(TrustError):
+    """A log that does not hold; *number* is the first leaf that is wrong, or may be."""
+
+    def __init__(self, origin: str, number: int, text: str) -> None:
+        super().__init__(
+            f"audit log {origin}: {text}; keep the data folder as evidence and compare it with the copy in the SIEM"
+            " ('vedette audit verify --copy')"
+        )
+        self.number = number
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was verified: *leaves*, the first *signed* of which are under the last checkpoint, the *note*."""
+
+    origin: str
+    leaves: int
+    signed: int
+    note: str
+    checkpoints: int
+    members: int
+    first: Timestamp
+    last: Timestamp
+
+
+class Verification:
+    """Takes the leaves of one log in order; raises `LogBroken` at the first that does not hold.
+
+    Between two leaves it may be copied (`copy.copy`), to go on in several ways.
+    """
+
+    def __init__(self, checkpoints: Iterable[str], key: Verifier) -> None:
+        self._origin = key.name
+        self._roots: dict[int, bytes] = {}
+        self._signed, self._note = 0, ""
+        for note in checkpoints:
+            one = open_checkpoint(note, key)
+            if self._roots.setdefault(one.size, one.root) != one.root:
+                raise self._broken(one.size, f"two checkpoints of {one.size:,} leaves differ: the log was forked")
+            if one.size > self._signed:
+                self._signed, self._note = one.size, note
+        self._frontier = Frontier()
+        self._held = 0
+        self._members = 0
+        self._first = self._last = NO_TIME
+
+    def take(self, entry: Entry) -> Leaf:
+        """Return the next leaf."""
+        number = self._frontier.size
+        if entry.number != number:
+            raise self._broken(number, f"leaf {number:,} is missing, the next one kept is {entry.number:,}")
+        hash = leaf_hash(entry.data)
+        if entry.hash is not None and entry.hash != hash:
+            raise self._broken(number, f"leaf {number:,} was edited: its bytes do not fit its hash")
+        leaf = self._decode(entry)
+        if leaf.number != number:
+            raise self._broken(number, f"in place of leaf {number:,} there is one made as {leaf.number:,}")
+        self._check_members(leaf, entry.members)
+        self._frontier = self._frontier.append(hash)
+        self._check_root()
+        self._members += len(entry.members)
+        self._first = leaf.time if number == 0 else self._first
+        self._last = leaf.time
+        return leaf
+
+    def finish(self) -> Report:
+        """Return what was verified, when there are no more leaves."""
+        size, signed = self._frontier.size, self._signed
+        if signed > size:
+            raise self._broken(size, f"leaves from {size:,} on are missing: a checkpoint signs {signed:,}")
+        return Report(self._origin, size, signed, self._note, len(self._roots), self._members, self._first, self._last)
+
+    def _decode(self, entry: Entry) -> Leaf:
+        try:
+            return decode(entry.data)
+        except TrustError as error:
+            raise self._broken(entry.number, f"leaf {entry.number:,} was edited: {error}") from None
+
+    def _check_members(self, leaf: Leaf, members: Sequence[bytes]) -> None:
+        said = (leaf.data.get("alerts"), leaf.data.get("root")) if leaf.action == "batch" else (0, None)
+        found = (len(members), members_tree(members).root.hex() if leaf.action == "batch" else None)
+        if said != found:
+            raise self._broken(leaf.number, f"the members of leaf {leaf.number:,} were edited")
+
+    def _check_root(self) -> None:
+        size = self._frontier.size
+        signed = self._roots.get(size)
+        if signed is not None and signed != self._frontier.root:
+            which = (
+                f"leaf {self._held:,}" if size - self._held == 1 else f"one of leaves {self._held:,} to {size - 1:,}"
+            )
+            raise self._broken(self._held, f"{which} is not what the checkpoint of {size:,} leaves signs")
+        if signed is not None:
+            self._held = size
+
+    def _broken(self, number: int, text: str) -> LogBroken:
+        return LogBroken(self._origin, number, text)
+
+
+def verify(entries: Iterable[Entry], checkpoints: Iterable[str], key: Verifier) -> Report:
+    """Hold a whole log to its checkpoints, in order of number; `LogBroken` names the first place that does not hold.
+
+    Leaves behind the last checkpoint are whole but not signed yet: `Report.signed` says how many are. That leaves *and*
+    checkpoints were cut off at the end shows only against a checkpoint kept elsewhere: give it with the others.
+    """
+    verification = Verification(checkpoints, key)
+    for entry in entries:
+        verification.take(entry)
+    return verification.finish()
+
+
+def check_alerts(alerts: Iterable[tuple[int, bytes]], members: Callable[[int], Sequence[bytes]], key: Verifier) -> int:
+    """Hold stored alerts, each the number of its leaf and its member, to the log; return how many they are."""
+    number, known, count = -1, frozenset[bytes](), 0
+    for leaf, one in alerts:
+        if leaf != number:
+            number, known = leaf, frozenset(members(leaf))
+        if one not in known:
+            raise LogBroken(key.name, leaf, f"a stored alert was edited or added: leaf {leaf:,} has no {one.decode()}")
+        count += 1
+    return count

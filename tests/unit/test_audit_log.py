@@ -1,0 +1,489 @@
+"""The audit log in the store: a leaf is on disk with its effect or neither is, and what was signed stays so."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import apsw
+import orjson
+import pytest
+
+from agent.audit import Copy, LogBroken, Report, Verifier, check_alerts, check_proof, prove, verify
+from agent.audit.leaf import decode, members_tree
+from agent.audit.proof import Proof, parse
+from agent.errors import ConfigError, RetryableError, TrustError
+from agent.model import DELIVERED, Alert, Outcome
+from agent.state import Changes
+from agent.store import Books, Commit, Reader, Store, auditlog
+from agent.store.sqlite import DATABASE
+from agent.stream import drain
+from connectors.ndjson import build
+
+NOW = 1_767_400_000_000_000
+HOUR = 3_600_000_000
+CONFIGURATION = {"configuration": "sha256:ab", "revision": 1}
+
+
+@pytest.fixture(autouse=True)
+def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints come at once after a start and at the end, so that no test depends on how long it takes."""
+    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 3600.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path)
+    yield opened
+    opened.close()
+
+
+def alert(id: str, revision: Any = "fired", reason: str = "why") -> Alert:
+    own = {"explain": [], "evidence": {"count": 1}}
+    document = {"event": {"id": id, "reason": reason}, "vedette": own}
+    return Alert(id, "rule", "A title", "high", NOW, document, True, revision)
+
+
+def commit(*alerts: Alert, at: int = NOW, **changes: Any) -> Commit:
+    values: dict[str, Any] = {
+        "stream": "main", "cursor": {"at": 1}, "as_of": at, "watermark": at, "books": Books(3, 2, {"own": 1}, 0),
+        "changes": Changes(0), "alerts": alerts, "sinks": ["out"], "provenance": CONFIGURATION,
+    }  # fmt: skip
+    return Commit(**{**values, **changes})
+
+
+def key_of(folder: Path) -> Verifier:
+    return Verifier.parse((folder / "audit.pub").read_text())
+
+
+def report_of(folder: Path) -> Report:
+    with Reader(folder) as reader:
+        notes = [note for _, _, note in reader.checkpoints()]
+        return verify(reader.leaves(), notes, key_of(folder))
+
+
+def actions(folder: Path) -> list[str]:
+    with Reader(folder) as reader:
+        return [leaf.action for leaf in reader.recorded()]
+
+
+def tamper(folder: Path, *statements: str) -> None:
+    """Do with the file what its triggers forbid."""
+    connection = apsw.Connection(str(folder / DATABASE))
+    for name in ("leaf_is_append_only", "leaf_is_kept", "checkpoint_is_append_only", "checkpoint_is_kept"):
+        connection.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+# --- what has a leaf --------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_on_disk_when_it_has_a_number(store: Store) -> None:
+    """Whoever was told the number can rely on the leaf: who, what, when, in which stream."""
+    assert store.record("", "start", {"pid": 1}, NOW, actor="kim") == 0
+    assert store.record("main", "replay", {"spans": 2}, NOW + 1) == 1
+    with Reader(store.folder) as reader:
+        first, second = reader.recorded()
+    assert (first.number, first.action, first.actor, first.data, first.time) == (0, "start", "kim", {"pid": 1}, NOW)
+    assert (second.number, second.stream, second.actor) == (1, "main", "")
+
+
+def test_an_action_outside_the_list_has_no_leaf(store: Store) -> None:
+    """The list is closed: what is not in it is a fault of ours and stores nothing."""
+    with pytest.raises(ValueError, match="expected one of start"):
+        store.record("", "party", {}, NOW)  # type: ignore[arg-type]
+    assert store.record("", "start", {}, NOW) == 0
+
+
+def test_a_batch_that_stores_alerts_has_one_leaf(store: Store) -> None:
+    """It says under what it ran, where the stream stands and what it has read, and its members are the alerts."""
+    store.commit(commit(alert("a"), alert("b")))
+    with Reader(store.folder) as reader:
+        (entry,) = reader.leaves()
+        leaf = decode(entry.data)
+        assert [orjson.loads(one)[:2] for one in entry.members] == [["a", "fired"], ["b", "fired"]]
+        assert check_alerts(reader.alert_members(), reader.members, key_of(store.folder)) == 2
+        root = members_tree(entry.members).root.hex()
+    books = {"received": 3, "scored": 2}
+    cursor = sha256(b'{"at":1}').hexdigest()
+    assert leaf.action == "batch"
+    assert leaf.data == {**CONFIGURATION, "alerts": 2, "root": root, "books": books, "cursor": cursor}
+
+
+def test_a_batch_that_stores_nothing_has_none_but_the_first_and_one_an_hour(store: Store) -> None:
+    """What was read in between is in the sums of the next leaf, so a quiet day is 24 leaves and not 170,000."""
+    for minute in range(121):
+        store.commit(commit(at=NOW + minute * 60_000_000))
+    store.commit(commit(alert("a"), at=NOW + 2 * HOUR + 1))
+    store.commit(commit(alert("a"), at=NOW + 2 * HOUR + 2))
+    with Reader(store.folder) as reader:
+        found = [(leaf.time - NOW, leaf.data["alerts"], leaf.data["books"]["received"]) for leaf in reader.recorded()]
+    assert found == [(0, 0, 3), (HOUR, 0, 183), (2 * HOUR, 0, 363), (2 * HOUR + 1, 1, 366)]
+
+
+def test_a_notice_of_the_source_has_its_own_leaf(store: Store) -> None:
+    """A gap upstream is on record beside the batch that read past it."""
+    store.commit(commit(events=[("source-notice", {"notice": "history-break", "lost": True})]))
+    assert actions(store.folder) == ["batch", "source-notice"]
+
+
+def test_an_accepted_configuration_and_its_leaf_are_one_commit(store: Store) -> None:
+    """What was signed is kept as it was, and the number cannot be used twice."""
+    for revision in (1, 2, 4):
+        store.accept(revision, b"text %d" % revision, b"signed", {"revision": revision}, NOW)
+    with pytest.raises(apsw.ConstraintError):
+        store.accept(4, b"other", b"signed", {}, NOW)
+    with Reader(store.folder) as reader:
+        assert reader.configurations(2) == [(b"text 2", b"signed"), (b"text 4", b"signed")]
+    assert actions(store.folder) == ["configuration-accepted"] * 3
+    assert report_of(store.folder).leaves == 3
+
+
+# --- one commit -------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_fails_leaves_no_leaf_and_no_gap(store: Store) -> None:
+    """Neither alone nor together with others in one transaction: numbers and tree go on as if it had not been."""
+
+    def full(_: apsw.Connection) -> None:
+        raise apsw.FullError
+
+    store.record("", "start", {}, NOW)
+    with pytest.raises(TypeError):
+        store.commit(commit(alert("a"), events=[("source-notice", {"not json": object()})]))
+    with pytest.raises(RetryableError):
+        store.do(full)
+    assert store.record("", "stop", {}, NOW) == 1
+    store.close()
+    report = report_of(store.folder)
+    assert (report.leaves, report.signed, report.members) == (2, 2, 0)
+
+
+def test_one_of_a_group_that_fails_takes_no_number(store: Store) -> None:
+    """Jobs of one transaction stand alone: the others are numbered and hashed as if it had not been there."""
+    held = threading.Event()
+
+    def broken(connection: apsw.Connection) -> None:
+        store._log.append(connection, "replay", time=NOW, data={})
+        raise ValueError("broken")
+
+    with ThreadPoolExecutor() as pool:
+        jobs: list[Future[Any]] = [pool.submit(store.do, lambda _: held.wait(10))]
+        jobs += [pool.submit(store.record, "", "start", {}, NOW) for _ in range(3)]
+        jobs.append(pool.submit(store.do, broken))
+        jobs += [pool.submit(store.record, "", "stop", {}, NOW) for _ in range(3)]
+        held.set()
+        with pytest.raises(ValueError, match="broken"):
+            jobs.pop(4).result(10)
+        numbers = [job.result(10) for job in jobs[1:]]
+    assert sorted(numbers) == list(range(6))
+    store.close()
+    report = report_of(store.folder)
+    assert (report.leaves, report.signed) == (6, 6)
+
+
+def test_leaves_cannot_be_changed_through_the_store(store: Store) -> None:
+    """Neither leaves nor checkpoints, by anyone who does not take the file itself apart."""
+    store.record("", "start", {}, NOW)
+    store.commit(commit())
+    for statement in ("DELETE FROM leaf", "UPDATE leaf SET bytes = x''", "DELETE FROM checkpoint",
+                      "UPDATE checkpoint SET note = ''"):  # fmt: skip
+        with pytest.raises(apsw.ConstraintError, match="append-only"):
+            store.do(lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
+
+
+def test_an_edited_or_planted_alert_is_found(store: Store) -> None:
+    """The store's alerts are held to the log, whatever their own rows say."""
+    store.commit(commit(alert("a"), alert("b")))
+    for statement in (
+        "UPDATE alert SET document = replace(document, 'why', 'not') WHERE id = 'b'",
+        "UPDATE alert SET id = 'c' WHERE id = 'b'",
+    ):
+        store.do(lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
+        with Reader(store.folder) as reader, pytest.raises(LogBroken, match="stored alert was edited or added"):
+            check_alerts(reader.alert_members(), reader.members, key_of(store.folder))
+
+
+# --- what is signed ---------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_signed_soon_and_at_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first leaf at once, what follows when its time has come or it is asked for, the rest at close."""
+    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 0.1)
+    store.record("", "start", {}, NOW)
+    assert report_of(store.folder).signed == 1
+    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 3600.0)
+    store.record("", "replay", {}, NOW)
+    deadline = time.monotonic() + 10
+    while report_of(store.folder).signed < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert report_of(store.folder).signed == 2
+    store.record("", "replay", {}, NOW)
+    assert report_of(store.folder).signed == 2
+    store.checkpoint()
+    assert report_of(store.folder).signed == 3
+    store.record("", "stop", {}, NOW)
+    store.close()
+    report = report_of(store.folder)
+    assert (report.leaves, report.signed, report.checkpoints) == (4, 4, 4)
+
+
+def test_the_log_goes_on_where_it_stood(store: Store, tmp_path: Path) -> None:
+    """Numbers, tree and key survive a restart."""
+    for number in range(5):
+        assert store.record("", "start", {}, NOW) == number
+    store.close()
+    again = Store(tmp_path)
+    assert again.record("", "start", {}, NOW) == 5
+    again.close()
+    assert report_of(tmp_path).signed == 6
+
+
+def test_leaves_that_a_crash_left_unsigned_are_signed_later(store: Store, tmp_path: Path) -> None:
+    """A process that is killed leaves whole leaves; the next one goes on behind them and signs all."""
+    store.record("", "start", {}, NOW)
+    store.record("", "replay", {}, NOW)
+    copy = shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", "lock", "*-shm"))
+    assert report_of(copy).signed == 1
+    again = Store(copy)
+    assert again.record("", "start", {}, NOW) == 2
+    again.close()
+    assert report_of(copy).signed == 3
+
+
+def test_a_cut_log_is_refused_at_start(store: Store, tmp_path: Path) -> None:
+    """The end is missing and the last checkpoint says so: nothing is appended to such a log."""
+    for _ in range(5):
+        store.record("", "start", {}, NOW)
+    store.close()
+    tamper(tmp_path, "DELETE FROM leaf WHERE number = 4")
+    with pytest.raises(LogBroken, match="leaves from 4 on are missing"):
+        Store(tmp_path)
+    with pytest.raises(LogBroken, match="leaves from 4 on are missing"):
+        report_of(tmp_path)
+
+
+def test_an_edited_leaf_is_found_whatever_was_appended_since(store: Store, tmp_path: Path) -> None:
+    """The agent goes on from what it has signed, so it cannot be made to sign the edit."""
+    store.record("", "start", {}, NOW, actor="mallory")
+    store.close()
+    tamper(tmp_path, "UPDATE leaf SET bytes = replace(bytes, 'mallory', 'someone')")
+    again = Store(tmp_path)
+    again.record("", "stop", {}, NOW)
+    again.close()
+    with pytest.raises(LogBroken, match="leaf 0 was edited") as broken:
+        report_of(tmp_path)
+    assert broken.value.number == 0
+
+
+def test_an_edited_checkpoint_is_refused_at_start(store: Store, tmp_path: Path) -> None:
+    """The log goes on only from what its own key has signed."""
+    store.record("", "start", {}, NOW)
+    store.close()
+    tamper(tmp_path, "UPDATE checkpoint SET peaks = zeroblob(32)")
+    with pytest.raises(LogBroken, match="signs another root"):
+        Store(tmp_path)
+
+
+def test_a_log_without_its_key_is_refused(store: Store, tmp_path: Path) -> None:
+    """A new key would be a new log that says nothing of the old one; one that does not fit audit.pub neither."""
+    store.record("", "start", {}, NOW)
+    store.close()
+    kept = (tmp_path / "audit.key").rename(tmp_path / "kept")
+    with pytest.raises(TrustError, match=r"audit\.key is missing"):
+        Store(tmp_path)
+    kept.rename(tmp_path / "audit.key")
+    (tmp_path / "audit.pub").write_text("vedette/other+00000000+AAAA\n")
+    with pytest.raises(TrustError, match="not the public half"):
+        Store(tmp_path)
+    (tmp_path / "audit.pub").unlink()
+    Store(tmp_path).close()
+    assert report_of(tmp_path).leaves == 1
+
+
+def test_the_key_is_for_its_owner_only(store: Store) -> None:
+    """And it is not the same for two logs."""
+    path = store.folder / "audit.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    other = Store(store.folder / "other")
+    other.close()
+    assert key_of(store.folder) != key_of(store.folder / "other")
+
+
+# --- copies and proofs ------------------------------------------------------------------------------------------------
+
+
+def drained(store: Store, path: Path, sink: str = "out") -> list[bytes]:
+    """Let the ndjson sink have all that waits for it and return the lines of its file."""
+    target = build(sink, {"path": str(path)})
+    target.open()
+    with Reader(store.folder) as reader:
+        while drain(target, store, reader, limit=7, now=NOW):
+            pass
+    target.close()
+    return path.read_bytes().splitlines()
+
+
+def filled(store: Store) -> None:
+    store.record("", "start", {"pid": 1}, NOW, actor="kim")
+    store.accept(1, b"text", b"signed", {"revision": 1, "digest": "sha256:ab", "signers": ["ann", "bo"]}, NOW)
+    store.record("main", "detector-loaded", {"detector": "sigma", "configuration": "sha256:ab"}, NOW)
+    store.record("main", "detector-loaded", {"detector": "old", "configuration": "sha256:cd"}, NOW)
+    store.record("other", "detector-loaded", {"detector": "sigma"}, NOW)
+    store.commit(commit(alert("a1"), alert("a2"), alert("b")))
+    store.commit(commit(alert("a1", "settled", "more")))
+    store.record("", "stop", {}, NOW)
+
+
+def test_a_sink_gets_the_whole_log_from_the_first_leaf(store: Store, tmp_path: Path) -> None:
+    """Also what was done before it was named, and what a process does that was not told of it; once each."""
+    filled(store)
+    store.audit_sinks = ["out"]
+    store.close()
+    again = Store(tmp_path)
+    assert again.audit_sinks == ("out",)
+    again.record("", "start", {}, NOW)
+    again.close()
+    again = Store(tmp_path)
+    again.audit_sinks = ["out"]
+    lines = drained(again, tmp_path / "copy.ndjson")
+    again.close()
+    copy = Copy(lines, key_of(tmp_path).name)
+    report = verify(copy.leaves(), copy.checkpoints(), key_of(tmp_path))
+    assert report == report_of(tmp_path)
+    assert len({orjson.loads(line)["_id"] for line in lines}) == len(lines) == 9 + report.checkpoints + 4
+
+
+def test_a_sink_that_is_named_no_more_gets_no_more(store: Store, tmp_path: Path) -> None:
+    """And named again it gets what it missed, marked as perhaps a repeat."""
+    store.audit_sinks = ["out"]
+    store.record("", "start", {}, NOW)
+    store.audit_sinks = []
+    store.record("", "replay", {}, NOW)
+    assert len(drained(store, tmp_path / "copy.ndjson")) == 2
+    store.audit_sinks = ["out"]
+    with Reader(store.folder) as reader:
+        assert [item.repeat for item in store.waiting(reader, "out", 10, NOW)] == [True, True, True]
+    assert len(drained(store, tmp_path / "copy.ndjson")) == 3
+
+
+def test_a_copy_is_settled_like_any_document(store: Store) -> None:
+    """Delivered goes, retryable waits, and its id and bytes stay the same."""
+    store.audit_sinks = ["out"]
+    store.record("", "start", {"pid": 1}, NOW, actor="kim")
+    with Reader(store.folder) as reader:
+        waiting = store.waiting(reader, "out", 10, NOW)
+        assert [item.dataset for item in waiting] == ["audit", "audit"]
+        store.settle("out", zip(waiting, [Outcome("retryable", "busy", 1.0), DELIVERED], strict=True), NOW)
+        (again,) = store.waiting(reader, "out", 10, NOW + 1_000_000)
+    assert (again.id, again.body, again.repeat) == (waiting[0].id, waiting[0].body, True)
+    document = orjson.loads(again.body)
+    assert document["event"]["dataset"] == "vedette.audit"
+    assert (document["event"]["action"], document["user"]["name"]) == ("start", "kim")
+    assert document["observer"]["product"] == "vedette"
+
+
+def proofs_from(folder: Path, lines: list[bytes], id: str) -> list[Proof]:
+    copy = Copy(lines, key_of(folder).name)
+    return prove(id, copy.leaves(), copy.checkpoints(), key_of(folder))
+
+
+def test_one_alert_is_proved_from_the_copy_alone(store: Store, tmp_path: Path) -> None:
+    """Each revision by two short paths, with the leaves that allowed what ran; checked from the file's bytes."""
+    store.audit_sinks = ["out"]
+    filled(store)
+    store.close()
+    again = Store(tmp_path)
+    lines = drained(again, tmp_path / "copy.ndjson")
+    again.close()
+    proofs = b"".join(one.model_dump_json().encode() + b"\n" for one in proofs_from(tmp_path, lines, "a1"))
+    fired, settled = (check_proof(one, key_of(tmp_path)) for one in parse(proofs))
+    assert (fired.alert, fired.revision, settled.revision) == ("a1", "fired", "settled")
+    assert fired.batch.data["configuration"] == "sha256:ab"
+    said = [
+        (leaf.action, leaf.actor or leaf.data.get("detector") or leaf.data.get("signers")) for leaf in fired.allowed
+    ]
+    assert said == [
+        ("start", "kim"), ("configuration-accepted", ["ann", "bo"]), ("detector-loaded", "sigma"),
+    ]  # fmt: skip
+
+
+def test_search_answers_and_hits_are_copies_too(store: Store, tmp_path: Path) -> None:
+    """The log is read from what the SIEM gives: whole answers, hits, in any order, more than once."""
+    store.audit_sinks = ["out"]
+    filled(store)
+    documents = [orjson.loads(line) for line in drained(store, tmp_path / "copy.ndjson")]
+    hits = [{"_index": "logs-vedette.audit-default", "_id": one.pop("_id"), "_source": one} for one in documents]
+    answer = orjson.dumps({"hits": {"hits": hits[::-1]}})
+    copy = Copy([answer, *map(orjson.dumps, hits), b"", b'{"message": "something else"}'], key_of(tmp_path).name)
+    assert verify(copy.leaves(), copy.checkpoints(), key_of(tmp_path)).leaves == 8
+
+
+def test_what_cannot_be_a_copy_is_refused(store: Store, tmp_path: Path) -> None:
+    """Lines that are no documents, and two that say different things of one leaf."""
+    store.audit_sinks = ["out"]
+    filled(store)
+    line, *_ = drained(store, tmp_path / "copy.ndjson")
+    origin = key_of(tmp_path).name
+    document = orjson.loads(line)
+    document["vedette"]["audit"]["leaf"] = "e30="
+    for lines in ([b"not json"], [b"[1]"], [line, orjson.dumps(document)], [line.replace(b'"leaf":"', b'"leaf":"!')]):
+        with pytest.raises(TrustError, match="copy"):
+            Copy(lines, origin)
+    assert list(Copy([line], "vedette/other").leaves()) == []
+
+
+def test_an_unknown_ambiguous_or_unsigned_alert_has_no_proof(store: Store) -> None:
+    """The way out is said."""
+    filled(store)
+    key = key_of(store.folder)
+    with Reader(store.folder) as reader:
+        notes = [note for _, _, note in reader.checkpoints()]
+        for id, trouble in (("x", "no alert"), ("a", "several alerts")):
+            with pytest.raises(ConfigError, match=trouble):
+                prove(id, reader.leaves(), notes, key)
+        with pytest.raises(RetryableError, match="not under a checkpoint yet"):
+            prove("b", reader.leaves(), notes, key)
+
+
+def test_a_changed_proof_is_refused(store: Store) -> None:
+    """Whatever of it is changed: member, place, paths, leaves, checkpoint."""
+    filled(store)
+    store.close()
+    key = key_of(store.folder)
+    with Reader(store.folder) as reader:
+        notes = [note for _, _, note in reader.checkpoints()]
+        (proof,) = prove("b", reader.leaves(), notes, key)
+        (other,) = prove("a2", reader.leaves(), notes, key)
+    place = proof.batch.model_copy
+    allowed = proof.allowed[0]
+    changes: list[dict[str, Any]] = [
+        {"member": other.member},
+        {"member": "!"},
+        {"index": other.index},
+        {"index": proof.index + 4},
+        {"path": proof.path[:-1]},
+        {"path": [*proof.path, proof.path[0]]},
+        {"batch": allowed},
+        {"batch": place(update={"number": proof.batch.number - 1})},
+        {"batch": place(update={"leaf": allowed.leaf})},
+        {"batch": place(update={"path": allowed.path})},
+        {"allowed": [proof.batch]},
+        {"allowed": [allowed.model_copy(update={"number": 1})]},
+        {"checkpoint": notes[0]},
+        {"checkpoint": proof.checkpoint.replace("vedette", "vedett")},
+    ]
+    for change in changes:
+        with pytest.raises(TrustError):
+            check_proof(proof.model_copy(update=change), key)
+    for line in (b"", b"x", b"{}", proof.model_dump_json().replace('"index":2', '"index":"2"').encode()):
+        with pytest.raises(TrustError, match="proof"):
+            list(parse(line + b"\n"))
