@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 HERE = Path(__file__).parent
-PATTERN = "logs-vedette.alert-*"
 TIME = "@timestamp"
-VIEW = "vedette-alerts"
 LEVELS = {
     "critical": "#bd271e",
     "high": "#e7664c",
@@ -40,9 +38,10 @@ OURS: Where = {"event.kind": "alert", "event.module": "vedette"}
 # --- conditions, in the three languages that need them ----------------------------------------------------------------
 
 
-def kql(where: Where) -> str:
-    """Return *where* for Kibana and OpenSearch Dashboards."""
-    return " and ".join(f"{field}: {value}" for field, value in where.items())
+def kql(where: Where, without: Where | None = None) -> str:
+    """Return *where*, and none of *without*, for Kibana and OpenSearch Dashboards."""
+    wanted = [f"{field}: {value}" for field, value in where.items()]
+    return " and ".join(wanted + [f"not {field}: {value}" for field, value in (without or {}).items()])
 
 
 def lucene(where: Where) -> str:
@@ -50,16 +49,15 @@ def lucene(where: Where) -> str:
     return " AND ".join(f"_exists_:{field}" if value == ANY else f"{field}:{value}" for field, value in where.items())
 
 
-def dsl(where: Where) -> dict[str, Any]:
-    """Return *where* as a query for the server itself."""
-    return {
-        "bool": {
-            "filter": [
-                {"exists": {"field": field}} if value == ANY else {"term": {field: value}}
-                for field, value in where.items()
-            ]
-        }
-    }
+def dsl(where: Where, without: Where | None = None) -> dict[str, Any]:
+    """Return *where*, and none of *without*, as a query for the server itself."""
+    return {"bool": {"filter": _clauses(where)} | ({"must_not": _clauses(without)} if without else {})}
+
+
+def _clauses(where: Where) -> list[dict[str, Any]]:
+    return [
+        {"exists": {"field": field}} if value == ANY else {"term": {field: value}} for field, value in where.items()
+    ]
 
 
 # --- what is on the dashboard -----------------------------------------------------------------------------------------
@@ -229,22 +227,55 @@ PANELS = (
         about="Alerts that carry less than was found, by why.",
     ),
 )
-COLUMNS = (
-    "rule.name",
-    "vedette.level",
-    "host.name",
-    "user.name",
-    "event.reason",
-    "rule.id",
-    "event.id",
+
+
+@dataclass(frozen=True)
+class View:
+    """One of our streams: its index pattern, and the list of what is in it, newest first.
+
+    *name* is the data view's, *title* and *about* are the list's. *columns* come after the time, which both dashboards
+    show first by themselves; *place* is on the dashboard.
+    """
+
+    id: str
+    pattern: str
+    name: str
+    title: str
+    about: str
+    where: Where
+    columns: tuple[str, ...]
+    place: tuple[int, int, int, int]
+    without: Where = field(default_factory=dict)
+    panels: tuple[Panel, ...] = ()
+
+    def fields(self) -> set[str]:
+        """Return all fields that a panel or the list reads; the stream must map each."""
+        return {TIME, *self.columns, *self.where, *self.without}.union(*(panel.fields() for panel in self.panels))
+
+
+ALERT_VIEW = View(
+    "vedette-alerts",
+    "logs-vedette.alert-*",
+    "Vedette alerts",
+    "Vedette: alerts",
+    "Every alert, newest first.",
+    ALERTS,
+    ("rule.name", "vedette.level", "host.name", "user.name", "event.reason", "rule.id", "event.id"),
+    (0, 57, 48, 24),
+    panels=PANELS,
 )
-"""Columns of the list of alerts, after the time, which both dashboards show first by themselves."""
-TABLE = (0, 57, 48, 24)
-
-
-def fields() -> set[str]:
-    """Return all fields that a panel or the list of alerts reads; the stream must map each."""
-    return {TIME, *COLUMNS, *ALERTS}.union(*(panel.fields() for panel in PANELS))
+AUDIT_VIEW = View(
+    "vedette-audit",
+    "logs-vedette.audit-*",
+    "Vedette audit",
+    "Vedette: audit",
+    "What ran, what was changed or refused, and by whom, newest first; without what each batch and checkpoint adds.",
+    {"vedette.audit.number": ANY},
+    ("event.action", "event.outcome", "user.name", "message", "vedette.audit.number"),
+    (0, 81, 48, 16),
+    without={"event.action": "batch"},
+)
+VIEWS = (ALERT_VIEW, AUDIT_VIEW)
 
 
 # --- saved objects ----------------------------------------------------------------------------------------------------
@@ -258,11 +289,11 @@ _PANEL_VERSION = "7.10.0"
 
 
 def saved_objects(flavour: Flavour) -> list[dict[str, Any]]:
-    """Return index pattern, charts, list of alerts and dashboard, what is referred to before what refers to it."""
+    """Return index patterns, charts, lists and dashboard, what is referred to before what refers to it."""
     return [
-        _view(flavour),
+        *(_view(flavour, view) for view in VIEWS),
         *(_visualization(flavour, panel) for panel in PANELS),
-        _search(flavour),
+        *(_search(flavour, view) for view in VIEWS),
         _dashboard(flavour),
     ]
 
@@ -279,24 +310,24 @@ def _object(
     return {"type": type, "id": id, "attributes": attributes, "references": list(references), **envelope}
 
 
-def _view(flavour: Flavour) -> dict[str, Any]:
-    attributes: dict[str, Any] = {"title": PATTERN, "timeFieldName": TIME}
+def _view(flavour: Flavour, view: View) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"title": view.pattern, "timeFieldName": TIME}
     if flavour == "elastic":
-        attributes |= {"name": "Vedette alerts", "allowNoIndex": True}
-    return _object(flavour, "index-pattern", VIEW, attributes)
+        attributes |= {"name": view.name, "allowNoIndex": True}
+    return _object(flavour, "index-pattern", view.id, attributes)
 
 
 _INDEX = "kibanaSavedObjectMeta.searchSourceJSON.index"
 
 
-def _source(where: Where) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the search source for documents *where* in our index pattern, and its reference."""
-    source = {"query": {"query": kql(where), "language": "kuery"}, "filter": [], "indexRefName": _INDEX}
-    return {"searchSourceJSON": _json(source)}, {"name": _INDEX, "type": "index-pattern", "id": VIEW}
+def _source(view: View, query: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the search source for what of *view* answers to *query*, and its reference."""
+    source = {"query": {"query": query, "language": "kuery"}, "filter": [], "indexRefName": _INDEX}
+    return {"searchSourceJSON": _json(source)}, {"name": _INDEX, "type": "index-pattern", "id": view.id}
 
 
 def _visualization(flavour: Flavour, panel: Panel) -> dict[str, Any]:
-    source, reference = _source(panel.where)
+    source, reference = _source(ALERT_VIEW, kql(panel.where))
     state = {"title": panel.title, "type": panel.kind, "params": _params(panel), "aggs": _aggs(panel)}
     attributes = {
         "title": f"Vedette: {panel.title}",
@@ -306,7 +337,7 @@ def _visualization(flavour: Flavour, panel: Panel) -> dict[str, Any]:
         "kibanaSavedObjectMeta": source,
         "version": 1,
     }
-    return _object(flavour, "visualization", f"{VIEW}-{panel.id}", attributes, [reference])
+    return _object(flavour, "visualization", f"{ALERT_VIEW.id}-{panel.id}", attributes, [reference])
 
 
 def _aggs(panel: Panel) -> list[dict[str, Any]]:
@@ -404,23 +435,25 @@ def _params(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _search(flavour: Flavour) -> dict[str, Any]:
-    source, reference = _source(ALERTS)
+def _search(flavour: Flavour, view: View) -> dict[str, Any]:
+    source, reference = _source(view, kql(view.where, view.without))
     attributes: dict[str, Any] = {
-        "title": "Vedette: alerts",
-        "description": "Every alert, newest first.",
-        "columns": list(COLUMNS),
+        "title": view.title,
+        "description": view.about,
+        "columns": list(view.columns),
         "sort": [[TIME, "desc"]],
         "kibanaSavedObjectMeta": source,
         "version": 1,
     }
     if flavour == "elastic":
         attributes |= {"grid": {}, "hideChart": False, "isTextBasedQuery": False}
-    return _object(flavour, "search", f"{VIEW}-list", attributes, [reference])
+    return _object(flavour, "search", f"{view.id}-list", attributes, [reference])
 
 
 def _dashboard(flavour: Flavour) -> dict[str, Any]:
-    shown = [("visualization", panel.id, panel.place) for panel in PANELS] + [("search", "list", TABLE)]
+    shown = [("visualization", panel.id, f"{ALERT_VIEW.id}-{panel.id}", panel.place) for panel in PANELS]
+    lists = (("list", ALERT_VIEW), ("audit", AUDIT_VIEW))
+    shown += [("search", id, f"{view.id}-list", view.place) for id, view in lists]
     panels = [
         {
             "version": _PANEL_VERSION,
@@ -429,11 +462,11 @@ def _dashboard(flavour: Flavour) -> dict[str, Any]:
             "embeddableConfig": {},
             "panelRefName": f"panel_{id}",
         }
-        for _, id, (x, y, w, h) in shown
+        for _, id, _, (x, y, w, h) in shown
     ]
     attributes = {
         "title": "Vedette: alerts",
-        "description": "What was found, by whom and where, and what is missing.",
+        "description": "What was found, by whom and where, what is missing, and what ran by whose leave.",
         "panelsJSON": _json(panels),
         "optionsJSON": _json({"useMargins": True, "hidePanelTitles": False}),
         "kibanaSavedObjectMeta": {
@@ -446,10 +479,10 @@ def _dashboard(flavour: Flavour) -> dict[str, Any]:
         "version": 1,
     }
     references = [
-        {"name": f"{id}:panel_{id}" if flavour == "elastic" else f"panel_{id}", "type": type, "id": f"{VIEW}-{id}"}
-        for type, id, _ in shown
+        {"name": f"{id}:panel_{id}" if flavour == "elastic" else f"panel_{id}", "type": type, "id": saved}
+        for type, id, saved, _ in shown
     ]
-    return _object(flavour, "dashboard", f"{VIEW}-dashboard", attributes, references)
+    return _object(flavour, "dashboard", f"{ALERT_VIEW.id}-dashboard", attributes, references)
 
 
 # --- Elastic: from external alerts to detection alerts ----------------------------------------------------------------
@@ -487,7 +520,7 @@ def promotion_rule(*, suppress: bool) -> dict[str, Any]:
         "type": "query",
         "query": kql(OURS),
         "language": "kuery",
-        "index": [PATTERN],
+        "index": [ALERT_VIEW.pattern],
         "interval": "1m",
         "from": "now-2m",
         "to": "now",

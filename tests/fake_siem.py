@@ -6,8 +6,9 @@
         siem.on("_bulk", Reply(503), Fault("reset"))     # the next two requests whose path ends so
         siem.on("_search", lambda request: Reply(200, {...}))
 
-What is not scripted is answered from memory: `documents` by backing index and id, the `backing` indices of the data
-stream `stream`, and `templates`. `requests` are all that came, in order.
+What is not scripted is answered from memory: `documents` by backing index and id, the backing indices of each data
+stream in `streams` (`backing` are those of `stream`, the one that a test is about), and `templates`. `requests` are all
+that came, in order.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-TEMPLATE: dict[str, Any] = {
-    "name": "logs-vedette.alert",
-    "index_template": {"index_patterns": ["logs-vedette.alert-*"], "priority": 600, "data_stream": {}},
-}
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "name": f"logs-vedette.{dataset}",
+        "index_template": {"index_patterns": [f"logs-vedette.{dataset}-*"], "priority": 600, "data_stream": {}},
+    }
+    for dataset in ("alert", "audit")
+]
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,8 @@ class FakeSiem:
         self.stream = stream
         self.requests: list[Request] = []
         self.documents: dict[tuple[str, str], dict[str, Any]] = {}
-        self.backing: list[str] = []
-        self.templates: list[dict[str, Any]] = [TEMPLATE]
+        self.streams: dict[str, list[str]] = defaultdict(list)
+        self.templates: list[dict[str, Any]] = list(TEMPLATES)
         self._script: dict[str, deque[Step]] = defaultdict(deque)
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -115,11 +119,17 @@ class FakeSiem:
     def sent(self, last: str) -> list[Request]:
         return [request for request in self.requests if request.last == last]
 
-    def rollover(self) -> str:
+    @property
+    def backing(self) -> list[str]:
+        return self.streams[self.stream]
+
+    def rollover(self, stream: str = "") -> str:
         """Give the data stream a new write index, its first if it had none; return its name."""
+        stream = stream or self.stream
+        backing = self.streams[stream]
         date = "" if self.flavour == "opensearch" else "2026.01.01-"
-        self.backing.append(f".ds-{self.stream}-{date}{len(self.backing) + 1:06}")
-        return self.backing[-1]
+        backing.append(f".ds-{stream}-{date}{len(backing) + 1:06}")
+        return backing[-1]
 
     def answer(self, request: Request) -> Answer:
         """Answer by script, else from memory."""
@@ -138,13 +148,13 @@ class FakeSiem:
         """Answer from memory."""
         if request.path == "/":
             return Reply(body=self._info())
-        if request.path == f"/_resolve/index/{self.stream}":
-            return self._resolve()
+        if request.path.startswith("/_resolve/index/logs-vedette."):
+            return self._resolve(request.last)
         if request.path == "/_index_template":
             return Reply(body={"index_templates": self.templates} if self.templates else {})
         if request.path == "/_mget":
             return Reply(body={"docs": [self._get(**one) for one in json.loads(request.body)["docs"]]})
-        if request.path == f"/{self.stream}/_bulk":
+        if request.path.startswith("/logs-vedette.") and request.last == "_bulk":
             return self._bulk(request)
         return Reply(404, {"error": {"type": "not_played", "reason": request.path}, "status": 404})
 
@@ -154,24 +164,25 @@ class FakeSiem:
             version = {"number": self.version, "distribution": "opensearch"}
         return {"name": "fake", "cluster_name": "fake", "cluster_uuid": "f" * 22, "version": version}
 
-    def _resolve(self) -> Reply:
+    def _resolve(self, name: str) -> Reply:
         none: dict[str, Any] = {"indices": [], "aliases": [], "data_streams": []}
-        if self.backing:
-            stream = {"name": self.stream, "backing_indices": list(self.backing), "timestamp_field": "@timestamp"}
+        if backing := self.streams[name]:
+            stream = {"name": name, "backing_indices": list(backing), "timestamp_field": "@timestamp"}
             return Reply(body=none | {"data_streams": [stream]})
         if self.flavour == "opensearch":
             return Reply(body=none)
         return Reply(404, {"error": {"type": "index_not_found_exception", "reason": "no such index"}, "status": 404})
 
     def _get(self, _index: str, _id: str) -> dict[str, Any]:
-        if _index not in self.backing:
+        if not any(_index in backing for backing in self.streams.values()):
             return {"_index": _index, "_id": _id, "error": {"type": "index_not_found_exception", "reason": "gone"}}
         return {"_index": _index, "_id": _id, "found": (_index, _id) in self.documents}
 
     def _bulk(self, request: Request) -> Reply:
         if "require_data_stream" in request.query and self.flavour == "opensearch":
             return Reply(400, {"error": {"type": "illegal_argument_exception", "reason": "unrecognized parameter"}})
-        place = self.backing[-1] if self.backing else self.rollover()
+        stream = request.path.split("/")[1]
+        place = self.streams[stream][-1] if self.streams[stream] else self.rollover(stream)
         items = []
         for action, body in zip(request.lines[::2], request.lines[1::2], strict=True):
             id = action["create"]["_id"]

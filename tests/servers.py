@@ -224,7 +224,7 @@ class Server:
             if not secret.exists():
                 with os.fdopen(os.open(secret, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
                     file.write(self.password)
-            options |= {"username": self.username, "password_file": str(secret), "ca_file": self.ca_file}
+            options |= {"username": self.username, "password": f"file:{secret}", "ca_file": self.ca_file}
         return options
 
     def client_cert(self, name: str) -> tuple[str, str]:

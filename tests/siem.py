@@ -13,7 +13,7 @@ import pytest
 
 from agent.model import Document
 from connectors.siem.client import Access, Cluster, FlavourName
-from connectors.siem.install import CUSTOM, NAME
+from connectors.siem.install import LAYOUTS, stream_name
 from tests.servers import Server, Unavailable, start
 
 MARK = "vedettetest"
@@ -67,7 +67,7 @@ def snapshot(cluster: Cluster, index: str) -> Iterator[Callable[..., None]]:
         cluster.request("DELETE", repository)
 
 
-# --- the alert stream -------------------------------------------------------------------------------------------------
+# --- Vedette's streams ------------------------------------------------------------------------------------------------
 
 
 def new_namespace() -> str:
@@ -75,12 +75,13 @@ def new_namespace() -> str:
 
 
 def put_away(cluster: Cluster) -> None:
-    """Let our template match no stream but those of tests, which not every server can delete."""
-    template = {"index_patterns": [f"logs-vedette.alert-{MARK}*"], "priority": 500, "data_stream": {}}
-    cluster.request("PUT", f"/_index_template/{NAME}", body=template)
-    cluster.request("DELETE", f"/_component_template/{NAME}", accept={400, 404})
-    cluster.request("DELETE", f"/_component_template/{CUSTOM}", accept={400, 404})
-    cluster.request("DELETE", f"/_ingest/pipeline/{NAME}", accept={400, 404})
+    """Let our templates match no stream but those of tests, which not every server can delete."""
+    for layout in LAYOUTS:
+        template = {"index_patterns": [stream_name(f"{MARK}*", layout.dataset)], "priority": 500, "data_stream": {}}
+        cluster.request("PUT", f"/_index_template/{layout.name}", body=template)
+        cluster.request("DELETE", f"/_component_template/{layout.name}", accept={400, 404})
+        cluster.request("DELETE", f"/_component_template/{layout.custom}", accept={400, 404})
+        cluster.request("DELETE", f"/_ingest/pipeline/{layout.name}", accept={400, 404})
     cluster.close()
 
 
@@ -88,3 +89,9 @@ def document(name: str, repeat: bool = False, **fields: Any) -> Document:
     """Return an alert to write, whose id and event id are *name*."""
     body = {"@timestamp": "2026-01-01T00:00:00Z", "event": {"id": name, "kind": "alert"}, **fields}
     return Document(name, json.dumps(body).encode(), repeat)
+
+
+def audit_copy(name: str, repeat: bool = False, **fields: Any) -> Document:
+    """Return a copy of an audit leaf to write, whose id is *name*."""
+    body = {"@timestamp": "2026-01-01T00:00:00Z", "event": {"kind": "event"}, **fields}
+    return Document(name, json.dumps(body).encode(), repeat, "audit")

@@ -12,7 +12,6 @@ Elasticsearch is spoken to by its official client, OpenSearch, which that client
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import warnings
@@ -29,6 +28,7 @@ from elastic_transport import ApiError, NodeConfig, OrjsonSerializer, Transport,
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent.errors import ConfigError, RetryableError, VedetteError
+from connectors._options import Secret, read_secret
 
 logging.getLogger("elastic_transport").setLevel(logging.CRITICAL)  # what fails is said once, by whoever asked
 
@@ -63,14 +63,14 @@ class Refused(RetryableError):
 
 
 class Access(BaseModel):
-    """How to reach a cluster and as whom. Secrets are files, never values; they are read again after a 401."""
+    """How to reach a cluster and as whom. Secrets are references, never values; they are read again after a 401."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hosts: list[str] = Field(min_length=1)
     username: str | None = None
-    password_file: str | None = None
-    api_key_file: str | None = None
+    password: Secret | None = None
+    api_key: Secret | None = None
     ca_file: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
@@ -85,17 +85,17 @@ class Access(BaseModel):
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("expected https://HOST:PORT")
             if parts.username or parts.password:
-                raise ValueError("no credentials in an address: use username and password_file, or api_key_file")
+                raise ValueError("no credentials in an address: use username and password, or api_key")
             if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
                 raise ValueError(f"http:// only to this machine; use https://{parts.hostname}")
         return hosts
 
     @model_validator(mode="after")
     def _whole(self) -> Access:
-        if self.api_key_file and (self.username or self.password_file):
-            raise ValueError("give api_key_file, or username and password_file, not both")
-        if bool(self.username) != bool(self.password_file):
-            raise ValueError("username and password_file go together")
+        if self.api_key and (self.username or self.password):
+            raise ValueError("give api_key, or username and password, not both")
+        if bool(self.username) != bool(self.password):
+            raise ValueError("username and password go together")
         if self.client_key and not self.client_cert:
             raise ValueError("client_key needs client_cert")
         return self
@@ -219,22 +219,17 @@ class Cluster:
 
     def _authorization(self) -> dict[str, str]:
         access = self._access
-        if access.api_key_file:
-            return {"authorization": f"ApiKey {self._secret(access.api_key_file)}"}
-        if access.username and access.password_file:
-            return dict(urllib3.util.make_headers(basic_auth=f"{access.username}:{self._secret(access.password_file)}"))
+        if access.api_key:
+            return {"authorization": f"ApiKey {self._secret(access.api_key)}"}
+        if access.username and access.password:
+            return dict(urllib3.util.make_headers(basic_auth=f"{access.username}:{self._secret(access.password)}"))
         return {}
 
-    def _secret(self, name: str) -> str:
-        """Return the secret in the file *name*; a bare name is looked for among the service's credentials first."""
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        path = Path(name)
-        if folder and "/" not in name and (Path(folder) / name).is_file():
-            path = Path(folder) / name
+    def _secret(self, reference: str) -> str:
         try:
-            return path.read_text("utf-8").strip()
-        except OSError as error:
-            raise ConfigError(f"{self._owner}: cannot read the secret in {path}: {error.strerror}") from None
+            return read_secret(reference)
+        except ConfigError as error:
+            raise ConfigError(f"{self._owner}: {error}") from None
 
     def _error(self, status: int, body: Any, headers: Mapping[str, str], what: str) -> VedetteError:
         kind, reason = _reason(body)

@@ -1,7 +1,8 @@
-"""What the alert stream needs in its cluster, who needs which privileges, and what is wrong.
+"""What Vedette's data streams need in their cluster, who needs which privileges, and what is wrong.
 
-`install` puts the ingest pipeline, the mapping and the index template; a second run changes nothing. The `*_roles` are
-the least privileges as the servers' own role APIs take them. `examine_source` and `examine_sink` look and never raise.
+There are two, of alerts and of copies of the audit log; a `Layout` says what each is made of. `install` puts the ingest
+pipeline, the mapping and the index template of each; a second run changes nothing. The `*_roles` are the least
+privileges as the servers' own role APIs take them. `examine_source` and `examine_sink` look and never raise.
 
 No field of an alert may make the server refuse it: the mapping is closed, text that is too long and values of the wrong
 type are kept but not indexed. What stays refusable is a scalar where an object is mapped, and the other way round.
@@ -15,7 +16,9 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 import orjson
 
@@ -24,14 +27,10 @@ from agent.ports import Check
 from connectors.siem.client import Cluster, Denied, FlavourName, Refused, segment
 from connectors.siem.indices import Identity, find, identify, matches, sights
 
-NAME = "vedette-alert"
-"""Name of the ingest pipeline, of the component template with the mapping, and of the index template."""
-CUSTOM = f"{NAME}@custom"
-"""Component template for the operator (lifecycle, replicas): made empty, never touched again, wins over ours."""
-PATTERN = "logs-vedette.alert-*"
 PRIORITY = 600
 SINK, SOURCE, SETUP = "vedette-sink", "vedette-source", "vedette-setup"
 
+Dataset: TypeAlias = Literal["alert", "audit"]
 Form: TypeAlias = Mapping[str, Any]
 
 _KEYWORD: Form = {"type": "keyword", "ignore_above": 1024}
@@ -51,77 +50,169 @@ _FORMS: Mapping[str, Sequence[Form]] = {
 _AS = {"object": "flattened"}
 """ECS objects without fields of their own hold free keys, as flattened ones do."""
 
-_OWN: Mapping[str, str] = {
+_EVERY: Mapping[str, str] = {
     **dict.fromkeys(("data_stream.type", "data_stream.dataset", "data_stream.namespace"), "constant_keyword"),
-    **dict.fromkeys(("event.created", "event.ingested", "event.start", "event.end"), "date"),
-    "event.severity": "long",
-    "event.risk_score": "float",
-    "event.risk_score_norm": "float",
-    **dict.fromkeys(("event.id", "event.kind", "event.module", "rule.id", "rule.name", "ecs.version"), "keyword"),
+    **dict.fromkeys(("event.created", "event.ingested"), "date"),
+    **dict.fromkeys(("event.id", "event.kind", "event.module", "ecs.version"), "keyword"),
     "message": "match_only_text",
-    "vedette.entity": "flattened",
-    **dict.fromkeys(
-        (
-            "vedette.trust",
-            "vedette.tenant",
-            "vedette.stream",
-            "vedette.detector",
-            "vedette.level",
-            "vedette.revision",
-            "vedette.mapping_conflict",
-            "vedette.false_positives",
-            "vedette.explain.field",
-            "vedette.explain.observed",
-            "vedette.explain.expected",
-            "vedette.evidence.state",
-            "vedette.evidence.records.id",
-            "vedette.evidence.records.source",
-            "vedette.evidence.records.path",
-            "vedette.evidence.records.key",
-        ),
-        "keyword",
-    ),
-    **dict.fromkeys(("vedette.score", "vedette.maturity", "vedette.explain.contribution"), "float"),
-    **dict.fromkeys(
-        (
-            "vedette.original_cut",
-            "vedette.original_document_cut",
-            "vedette.evidence.count",
-            "vedette.evidence.total",
-        ),
-        "long",
-    ),
-    **dict.fromkeys(("vedette.backfill", "vedette.capped"), "boolean"),
 }
-"""Fields of every alert, whatever else it carries; they win over the catalogue's types."""
-_FIXED: Mapping[str, Form] = {
-    "@timestamp": {"type": "date", "ignore_malformed": False},  # a data stream takes nothing else
-    "event.original": {"type": "keyword", "index": False, "doc_values": False},
-    "vedette.original_document": _OPAQUE,
-}
-_CONSTANT = {"data_stream.type": "logs", "data_stream.dataset": "vedette.alert"}
+_TIME: Form = {"type": "date", "ignore_malformed": False}  # a data stream takes nothing else
+_KEPT: Form = {"type": "keyword", "index": False, "doc_values": False}
 
-_SETTINGS: Mapping[str, Any] = {
-    "final_pipeline": NAME,
-    "mapping": {"ignore_malformed": True, "total_fields": {"limit": 10_000}},
-    # Free text is sought here: all fields at once are more than a query may have clauses.
-    "query": {
-        "default_field": [
-            "message",
-            "event.reason",
-            "rule.name",
-            "rule.description",
-            "host.name",
-            "user.name",
-            "process.name",
-            "process.command_line",
-            "file.path",
-            "vedette.explain.observed",
-        ]
+
+@dataclass(frozen=True)
+class Layout:
+    """What one of the data streams is made of."""
+
+    dataset: Dataset
+    own: Mapping[str, str]
+    """Fields of every document, whatever else it carries, with their types; they win over the catalogue's."""
+    fixed: Mapping[str, Form]
+    """Fields that are mapped just so on every server."""
+    sought: Sequence[str]
+    """Where free text is sought: all fields at once are more than a query may have clauses."""
+    events: bool
+    """Documents may carry any field of an event."""
+
+    @property
+    def name(self) -> str:
+        """Name of the ingest pipeline, of the component template with the mapping, and of the index template."""
+        return f"vedette-{self.dataset}"
+
+    @property
+    def custom(self) -> str:
+        """Component template for the operator (lifecycle, replicas): made empty, then left alone, wins over ours."""
+        return f"{self.name}@custom"
+
+    @property
+    def pattern(self) -> str:
+        return stream_name("*", self.dataset)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "final_pipeline": self.name,
+            "mapping": {"ignore_malformed": True, "total_fields": {"limit": 10_000}},
+            "query": {"default_field": list(self.sought)},
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """Names what of the mapping does not depend on catalogue nor server, so that doctor can tell its age."""
+        return _digest([self.own, self.fixed, _FORMS, self.settings])
+
+
+ALERT = Layout(
+    dataset="alert",
+    own={
+        **_EVERY,
+        **dict.fromkeys(("event.start", "event.end"), "date"),
+        "event.severity": "long",
+        "event.risk_score": "float",
+        "event.risk_score_norm": "float",
+        **dict.fromkeys(("rule.id", "rule.name"), "keyword"),
+        "vedette.entity": "flattened",
+        **dict.fromkeys(
+            (
+                "vedette.trust",
+                "vedette.tenant",
+                "vedette.stream",
+                "vedette.detector",
+                "vedette.level",
+                "vedette.revision",
+                "vedette.mapping_conflict",
+                "vedette.false_positives",
+                "vedette.model.id",
+                "vedette.model.digest",
+                "vedette.model.signer",
+                "vedette.configuration.digest",
+                "vedette.explain.field",
+                "vedette.explain.observed",
+                "vedette.explain.expected",
+                "vedette.evidence.state",
+                "vedette.evidence.records.id",
+                "vedette.evidence.records.source",
+                "vedette.evidence.records.path",
+                "vedette.evidence.records.key",
+            ),
+            "keyword",
+        ),
+        **dict.fromkeys(
+            (
+                "vedette.score.value",
+                "vedette.score.raw",
+                "vedette.score.p_value",
+                "vedette.score.budget",
+                "vedette.maturity",
+                "vedette.explain.contribution",
+            ),
+            "float",
+        ),
+        **dict.fromkeys(
+            (
+                "vedette.original_cut",
+                "vedette.original_document_cut",
+                "vedette.configuration.revision",
+                "vedette.evidence.count",
+                "vedette.evidence.total",
+            ),
+            "long",
+        ),
+        **dict.fromkeys(("vedette.backfill", "vedette.capped"), "boolean"),
     },
-}
+    fixed={"@timestamp": _TIME, "event.original": _KEPT, "vedette.original_document": _OPAQUE},
+    sought=(
+        "message",
+        "event.reason",
+        "rule.name",
+        "rule.description",
+        "host.name",
+        "user.name",
+        "process.name",
+        "process.command_line",
+        "file.path",
+        "vedette.explain.observed",
+    ),
+    events=True,
+)
+AUDIT = Layout(
+    dataset="audit",
+    own={
+        **_EVERY,
+        **dict.fromkeys(
+            (
+                "event.action",
+                "event.category",
+                "event.dataset",
+                "event.outcome",
+                "event.type",
+                "observer.product",
+                "observer.type",
+                "observer.vendor",
+                "observer.version",
+                "user.name",
+                "vedette.audit.hash",
+                "vedette.audit.origin",
+                "vedette.stream",
+            ),
+            "keyword",
+        ),
+        "vedette.audit.number": "long",
+    },
+    # The bytes that prove something: kept as they are whatever their length, and not sought.
+    fixed={
+        "@timestamp": _TIME,
+        "vedette.audit.leaf": _KEPT,
+        "vedette.audit.members": _KEPT,
+        "vedette.audit.checkpoint": _KEPT,
+    },
+    sought=("message", "event.action", "user.name", "vedette.stream"),
+    events=False,
+)
+LAYOUTS = (ALERT, AUDIT)
+
 _PIPELINE: Mapping[str, Any] = {
-    "description": "Vedette: when the alert reached the cluster. Adds event.ingested, drops nothing.",
+    "description": "Vedette: when the document reached the cluster. Adds event.ingested, drops nothing.",
     # Not `set`: its copy_from is unknown to OpenSearch 2, its template needs a script language to be installed.
     "processors": [
         {
@@ -136,70 +227,80 @@ _PIPELINE: Mapping[str, Any] = {
 }
 
 
-def stream_name(namespace: str) -> str:
-    """Return the name of the data stream that holds the alerts of *namespace*."""
-    return f"logs-vedette.alert-{namespace}"
+def stream_name(namespace: str, dataset: Dataset = "alert") -> str:
+    """Return the name of the data stream that holds the documents of *dataset* in *namespace*."""
+    return f"logs-vedette.{dataset}-{namespace}"
+
+
+def _streams(namespace: str) -> list[str]:
+    return [stream_name(namespace, layout.dataset) for layout in LAYOUTS]
 
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-_LAYOUT = _digest([_OWN, _FIXED, _FORMS, _SETTINGS])
-"""Names what of the mapping does not depend on the catalogue nor on the server, so that doctor can tell its age."""
-
-
 # --- setup ------------------------------------------------------------------------------------------------------------
 
 
 def install(cluster: Cluster, namespace: str, fields: Mapping[str, str]) -> Iterator[Check]:
-    """Install or update pipeline, mapping and index template, and let an existing stream have them.
+    """Install or update pipeline, mapping and index template of each stream, and let an existing one have them.
 
     *fields* are the ECS fields that an alert may carry, with their types. RetryableError if the cluster cannot be
     reached, ConfigError if it refuses a step. What is there already and as wanted is not written.
     """
-    try:
-        yield _put_pipeline(cluster)
-        component, said = _component(cluster, fields)
-        yield _put(cluster, "mapping", f"/_component_template/{NAME}", component, said)
-        if cluster.request("GET", f"/_component_template/{CUSTOM}", accept={404}).status == 404:
-            cluster.request("PUT", f"/_component_template/{CUSTOM}", body={"template": {}})
-        yield _put(
-            cluster,
-            "template",
-            f"/_index_template/{NAME}",
-            _marked(
-                {
-                    "index_patterns": [PATTERN],
-                    "priority": PRIORITY,
-                    "data_stream": {},
-                    "composed_of": [NAME, CUSTOM],
-                }
-            ),
-            f"for {PATTERN}, priority {PRIORITY}; settings of your own belong in the component template {CUSTOM}",
-        )
-        wanted = component["_meta"]["digest"]
-        verdicts = [_overruled(_templates(cluster), stream_name(namespace)), _effective(cluster, wanted)]
-        yield from verdicts
-        if all(verdict.state == "ok" for verdict in verdicts):
-            yield _renew(cluster, stream_name(namespace), wanted)
-    except Denied as error:
-        raise ConfigError(f"{error}; setup needs an account with the role {SETUP}") from None
-    except Refused as error:
-        raise ConfigError(str(error)) from None
+    for layout in LAYOUTS:
+        try:
+            yield from _of(layout, _install(cluster, layout, namespace, fields if layout.events else {}))
+        except Denied as error:
+            raise ConfigError(f"{error}; setup needs an account with the role {SETUP}") from None
+        except Refused as error:
+            raise ConfigError(str(error)) from None
 
 
-def _put_pipeline(cluster: Cluster) -> Check:
-    path = f"/_ingest/pipeline/{NAME}"
-    if _pipeline_stands(cluster):
-        return Check("pipeline", "ok", f"{NAME} sets event.ingested")
-    cluster.request("PUT", path, body=_PIPELINE)
-    return Check("pipeline", "changed", f"{NAME} put: sets event.ingested")
+def _of(layout: Layout, checks: Iterator[Check]) -> Iterator[Check]:
+    """Say of each check which stream it is about."""
+    return (replace(check, name=f"{layout.dataset} {check.name}") for check in checks)
 
 
-def _pipeline_stands(cluster: Cluster) -> bool:
-    answer = cluster.request("GET", f"/_ingest/pipeline/{NAME}", accept={404})
-    stored = {} if answer.status == 404 else answer.body.get(NAME, {})
+def _install(cluster: Cluster, layout: Layout, namespace: str, fields: Mapping[str, str]) -> Iterator[Check]:
+    yield _put_pipeline(cluster, layout)
+    component, said = _component(cluster, layout, fields)
+    yield _put(cluster, "mapping", f"/_component_template/{layout.name}", component, said)
+    if cluster.request("GET", f"/_component_template/{layout.custom}", accept={404}).status == 404:
+        cluster.request("PUT", f"/_component_template/{layout.custom}", body={"template": {}})
+    template = {
+        "index_patterns": [layout.pattern],
+        "priority": PRIORITY,
+        "data_stream": {},
+        "composed_of": [layout.name, layout.custom],
+    }
+    yield _put(
+        cluster,
+        "template",
+        f"/_index_template/{layout.name}",
+        _marked(layout, template),
+        f"for {layout.pattern}, priority {PRIORITY}; "
+        f"settings of your own belong in the component template {layout.custom}",
+    )
+    wanted = component["_meta"]["digest"]
+    stream = stream_name(namespace, layout.dataset)
+    verdicts = [_overruled(_templates(cluster), layout, stream), _effective(cluster, layout, wanted)]
+    yield from verdicts
+    if all(verdict.state == "ok" for verdict in verdicts):
+        yield _renew(cluster, stream, wanted)
+
+
+def _put_pipeline(cluster: Cluster, layout: Layout) -> Check:
+    if _pipeline_stands(cluster, layout):
+        return Check("pipeline", "ok", f"{layout.name} sets event.ingested")
+    cluster.request("PUT", f"/_ingest/pipeline/{layout.name}", body=_PIPELINE)
+    return Check("pipeline", "changed", f"{layout.name} put: sets event.ingested")
+
+
+def _pipeline_stands(cluster: Cluster, layout: Layout) -> bool:
+    answer = cluster.request("GET", f"/_ingest/pipeline/{layout.name}", accept={404})
+    stored = {} if answer.status == 404 else answer.body.get(layout.name, {})
     return all(stored.get(key) == value for key, value in _PIPELINE.items())
 
 
@@ -220,24 +321,24 @@ def _stored_meta(cluster: Cluster, path: str) -> Mapping[str, Any]:
     return answer.body[f"{kind}s"][0][kind].get("_meta") or {}
 
 
-def _marked(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {**body, "_meta": {"managed_by": "vedette", "digest": _digest(body), "layout": _LAYOUT}}
+def _marked(layout: Layout, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {**body, "_meta": {"managed_by": "vedette", "digest": _digest(body), "layout": layout.digest}}
 
 
-def _component(cluster: Cluster, fields: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+def _component(cluster: Cluster, layout: Layout, fields: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     """Return the component template for this server and what is to be said about it."""
-    types = {name: _AS.get(kind, kind) for name, kind in {**fields, **_OWN}.items()}
+    types = {name: _AS.get(kind, kind) for name, kind in {**fields, **layout.own}.items()}
     parents = {name[:place] for name in types for place, sign in enumerate(name) if sign == "."}
     leaves = {name: kind for name, kind in types.items() if name not in parents}
     known = {kind: _known_form(cluster, kind) for kind in sorted(set(leaves.values()))}
     forms: dict[str, Form] = {name: known[kind] for name, kind in leaves.items()}
     forms |= {name: {"type": "nested"} for name in parents if types.get(name) == "nested"}
-    for name, value in _CONSTANT.items():
+    for name, value in (("data_stream.type", "logs"), ("data_stream.dataset", f"vedette.{layout.dataset}")):
         if forms[name]["type"] == "constant_keyword":
             forms[name] = {"type": "constant_keyword", "value": value}
-    forms |= _FIXED
+    forms |= layout.fixed
     template: dict[str, Any] = {
-        "settings": {"index": dict(_SETTINGS)},
+        "settings": {"index": dict(layout.settings)},
         "mappings": {"dynamic": False, "properties": _tree(forms)},
     }
     if _accepts(cluster, {"settings": {"index.mode": "standard"}}):
@@ -245,7 +346,7 @@ def _component(cluster: Cluster, fields: Mapping[str, str]) -> tuple[dict[str, A
     off = {"data_stream_options": {"failure_store": {"enabled": False}}}
     if _accepts(cluster, off):
         template |= off
-    body = _marked({"template": template})
+    body = _marked(layout, {"template": template})
     template["mappings"]["_meta"] = body["_meta"]
     return body, _size(len(forms), template["mappings"]) + _downgraded(leaves, known)
 
@@ -304,22 +405,22 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def _effective(cluster: Cluster, digest: str) -> Check:
+def _effective(cluster: Cluster, layout: Layout, digest: str) -> Check:
     """Ask the server what our template gives together with the operator's own component template."""
-    template = cluster.request("POST", f"/_index_template/_simulate/{NAME}").body.get("template")
+    template = cluster.request("POST", f"/_index_template/_simulate/{layout.name}").body.get("template")
     wrong = [
         f"{'.'.join(path)} is {found}"
         for path, wanted in (
-            (("settings", "index", "final_pipeline"), NAME),
+            (("settings", "index", "final_pipeline"), layout.name),
             (("mappings", "dynamic"), "false"),
             (("mappings", "_meta", "digest"), digest),
         )
         if str(found := _at(template, *path)).lower() != wanted
     ]
     if wrong:
-        return Check("effective template", "failed", f"with {CUSTOM}: {', '.join(wrong)}",
-                     f"remove from the component template {CUSTOM} what is not yours to change")  # fmt: skip
-    return Check("effective template", "ok", f"new backing indices get this mapping and the pipeline {NAME}")
+        return Check("effective template", "failed", f"with {layout.custom}: {', '.join(wrong)}",
+                     f"remove from the component template {layout.custom} what is not yours to change")  # fmt: skip
+    return Check("effective template", "ok", f"new backing indices get this mapping and the pipeline {layout.name}")
 
 
 def _at(value: Any, *path: str) -> Any:
@@ -329,12 +430,12 @@ def _at(value: Any, *path: str) -> Any:
     return value
 
 
-def _overruled(templates: Mapping[str, Mapping[str, Any]], stream: str) -> Check:
+def _overruled(templates: Mapping[str, Mapping[str, Any]], layout: Layout, stream: str) -> Check:
     """Say whose template makes *stream*: of those that match, the one with the highest priority."""
     rivals = [
         f"{name} (priority {template.get('priority', 0)})"
         for name, template in templates.items()
-        if name != NAME
+        if name != layout.name
         and template.get("priority", 0) > PRIORITY
         and any(matches(pattern, stream) for pattern in template["index_patterns"])
     ]
@@ -359,12 +460,12 @@ def _renew(cluster: Cluster, stream: str, digest: str) -> Check:
     if found.plain:
         return _not_a_stream(stream)
     if not found.backing:
-        return Check("stream", "ok", f"{stream} is made with the first alert")
+        return Check("stream", "ok", f"{stream} is made with its first document")
     if found.meta().get("digest") == digest:
         return Check("stream", "ok", f"{found.write} has this mapping")
     new = cluster.request("POST", f"/{segment(stream)}/_rollover").body["new_index"]
     return Check(
-        "stream", "changed", f"{stream} rolled over to {new}, which has this mapping; alerts before keep theirs"
+        "stream", "changed", f"{stream} rolled over to {new}, which has this mapping; what is there keeps its own"
     )
 
 
@@ -378,7 +479,7 @@ def _not_a_stream(stream: str) -> Check:
 
 
 class _Stream:
-    """The alert stream as it stands: its backing indices, the last of which is written to."""
+    """A data stream as it stands: its backing indices, the last of which is written to."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self._cluster = cluster
@@ -458,17 +559,17 @@ def source_roles(flavour: FlavourName, patterns: Sequence[str]) -> Mapping[str, 
 
 
 def sink_roles(flavour: FlavourName, namespace: str) -> Mapping[str, Any]:
-    """Return the role that adds alerts to the stream of *namespace* and reads them back.
+    """Return the role that adds documents to the streams of *namespace* and reads them back.
 
-    On Elasticsearch it cannot change an alert. OpenSearch has no privilege to create without one to overwrite: there
-    it can replace an alert by addressing its backing index and sequence number.
+    On Elasticsearch it cannot change a document. OpenSearch has no privilege to create without one to overwrite: there
+    it can replace one by addressing its backing index and sequence number.
     """
-    return {SINK: _role(flavour, _WRITE[flavour], [stream_name(namespace)])}
+    return {SINK: _role(flavour, _WRITE[flavour], _streams(namespace))}
 
 
 def setup_roles(flavour: FlavourName, namespace: str) -> Mapping[str, Any]:
     """Return the role that `install` needs, for the account of whoever runs `vedette setup`."""
-    return {SETUP: _role(flavour, _SET_UP[flavour], [stream_name(namespace)])}
+    return {SETUP: _role(flavour, _SET_UP[flavour], _streams(namespace))}
 
 
 def _role(flavour: FlavourName, privileges: tuple[Sequence[str], Sequence[str]], names: Sequence[str]) -> Any:
@@ -495,7 +596,7 @@ def examine_source(cluster: Cluster, patterns: Sequence[str]) -> Iterator[Check]
 
 
 def examine_sink(cluster: Cluster, namespace: str) -> Iterator[Check]:
-    """Say whether alerts can be written to the stream of *namespace*, and will look there as they should."""
+    """Say whether documents can be written to the streams of *namespace*, and will look there as they should."""
     yield from _careful(cluster, _examine_sink(cluster, namespace))
 
 
@@ -648,57 +749,63 @@ def _denied(
 
 def _examine_sink(cluster: Cluster, namespace: str) -> Iterator[Check]:
     yield from _reach(cluster)
-    name = stream_name(namespace)
+    for layout in LAYOUTS:
+        yield from _of(layout, _examine_layout(cluster, layout, stream_name(namespace, layout.dataset)))
+
+
+def _examine_layout(cluster: Cluster, layout: Layout, name: str) -> Iterator[Check]:
     try:
         stream = _Stream(cluster, name)
     except Denied as error:
         yield _denied("stream", error, cluster, "view_index_metadata", _RESOLVE, SINK)
         return
-    yield from _examine_templates(cluster, name)
+    yield from _examine_templates(cluster, layout, name)
     if stream.plain:
         yield _not_a_stream(name)
     elif not stream.backing:
-        yield Check("stream", "ok", f"{name} is made with the first alert")
+        yield Check("stream", "ok", f"{name} is made with its first document")
     else:
-        yield from _examine_stream(cluster, name, stream)
+        yield from _examine_stream(cluster, layout, name, stream)
 
 
-def _examine_templates(cluster: Cluster, stream: str) -> Iterator[Check]:
+def _examine_templates(cluster: Cluster, layout: Layout, stream: str) -> Iterator[Check]:
     again = "run vedette setup"
     try:
         templates = _templates(cluster)
-        meta = templates.get(NAME, {}).get("_meta") or {}
+        meta = templates.get(layout.name, {}).get("_meta") or {}
         if not meta:
-            yield Check("template", "failed", f"there is no index template {NAME} of ours", again)
-        elif meta.get("layout") != _LAYOUT:
-            yield Check("template", "warning", f"{NAME} was installed by another version of Vedette", again)
+            yield Check("template", "failed", f"there is no index template {layout.name} of ours", again)
+        elif meta.get("layout") != layout.digest:
+            yield Check("template", "warning", f"{layout.name} was installed by another version of Vedette", again)
         else:
-            yield Check("template", "ok", f"{NAME} is of this version")
-        yield _overruled(templates, stream)
+            yield Check("template", "ok", f"{layout.name} is of this version")
+        yield _overruled(templates, layout, stream)
     except Denied as error:
         yield Check(
             "template", "failed", str(error), f"grant the cluster privilege {_TEMPLATES}, as in the role {SINK}"
         )
     try:  # the sink's own role need not see these
-        stored = _stored_meta(cluster, f"/_component_template/{NAME}")
+        stored = _stored_meta(cluster, f"/_component_template/{layout.name}")
         if not stored:
-            yield Check("mapping", "failed", f"there is no component template {NAME} of ours", again)
+            yield Check("mapping", "failed", f"there is no component template {layout.name} of ours", again)
         elif meta:
-            yield _effective(cluster, str(stored.get("digest")))
-        if not _pipeline_stands(cluster):
-            yield Check("pipeline", "failed", f"{NAME} is missing or changed; without it alerts are refused", again)
+            yield _effective(cluster, layout, str(stored.get("digest")))
+        if not _pipeline_stands(cluster, layout):
+            said = f"{layout.name} is missing or changed; without it documents are refused"
+            yield Check("pipeline", "failed", said, again)
     except Denied:
         return
 
 
-def _examine_stream(cluster: Cluster, name: str, stream: _Stream) -> Iterator[Check]:
+def _examine_stream(cluster: Cluster, layout: Layout, name: str, stream: _Stream) -> Iterator[Check]:
     ours = False
     steps: Sequence[tuple[str, str, str, Callable[[], Iterator[Check]]]] = (
-        ("stream", "view_index_metadata", "indices:admin/mappings/get", lambda: _examine_mapping(stream)),
-        ("stream", "view_index_metadata", "indices:monitor/settings/get", lambda: _examine_blocks(cluster, stream)),
+        ("stream", "view_index_metadata", "indices:admin/mappings/get", lambda: _examine_mapping(layout, stream)),
+        ("stream", "view_index_metadata", "indices:monitor/settings/get",
+         lambda: _examine_blocks(cluster, layout, stream)),
         ("read", "read", "indices:data/read/mget[shard]", lambda: _examine_mget(cluster, stream)),
-        ("newest alert", "read", "indices:data/read/search", lambda: _examine_newest(cluster, name)),
-    )
+        ("ingest time", "read", "indices:data/read/search", lambda: _examine_newest(cluster, layout, name)),
+    )  # fmt: skip
     for step, elastic, opened, look in steps:
         try:
             for check in look():
@@ -710,7 +817,7 @@ def _examine_stream(cluster: Cluster, name: str, stream: _Stream) -> Iterator[Ch
         yield _examine_create(cluster, name)
 
 
-def _examine_mapping(stream: _Stream) -> Iterator[Check]:
+def _examine_mapping(layout: Layout, stream: _Stream) -> Iterator[Check]:
     mappings = stream.mappings()
     meta = mappings.get("_meta") or {}
     if meta.get("managed_by") != "vedette":
@@ -718,14 +825,14 @@ def _examine_mapping(stream: _Stream) -> Iterator[Check]:
         return
     types = _at(mappings, "properties", "data_stream", "properties") or {}
     said = ", ".join(f"data_stream.{one} {form.get('type')}" for one, form in sorted(types.items()))
-    if meta.get("layout") == _LAYOUT:
+    if meta.get("layout") == layout.digest:
         yield Check("stream", "ok", f"{stream.write}, one of {len(stream.backing)}, has our mapping: {said}")
     else:
         yield Check("stream", "warning", f"{stream.write} has the mapping of another version of Vedette",
                     "run vedette setup")  # fmt: skip
 
 
-def _examine_blocks(cluster: Cluster, stream: _Stream) -> Iterator[Check]:
+def _examine_blocks(cluster: Cluster, layout: Layout, stream: _Stream) -> Iterator[Check]:
     answer = cluster.request("GET", f"/{segment(stream.write)}/_settings")
     index = answer.body[stream.write]["settings"]["index"]
     blocks = sorted(name for name, value in (index.get("blocks") or {}).items() if str(value) == "true")
@@ -735,9 +842,9 @@ def _examine_blocks(cluster: Cluster, stream: _Stream) -> Iterator[Check]:
     elif set(blocks) & {"write", "read_only"}:
         yield Check("blocks", "failed", f"{stream.write} is blocked: {', '.join(blocks)}",
                     "remove the block, or roll the stream over")  # fmt: skip
-    if index.get("final_pipeline") != NAME:
+    if index.get("final_pipeline") != layout.name:
         yield Check("pipeline", "failed", f"{stream.write}: final_pipeline is {index.get('final_pipeline')}",
-                    f"set index.final_pipeline to {NAME}")  # fmt: skip
+                    f"set index.final_pipeline to {layout.name}")  # fmt: skip
 
 
 def _examine_mget(cluster: Cluster, stream: _Stream) -> Iterator[Check]:
@@ -747,21 +854,21 @@ def _examine_mget(cluster: Cluster, stream: _Stream) -> Iterator[Check]:
     refused = [one["error"] for one in answer.body["docs"] if "error" in one]
     if refused:
         raise Denied(403, f"_mget: {refused[0].get('reason') or refused[0].get('type')}")
-    yield Check("read", "ok", f"alerts can be looked up in {len(docs)} backing indices")
+    yield Check("read", "ok", f"documents can be looked up in {len(docs)} backing indices")
 
 
-def _examine_newest(cluster: Cluster, name: str) -> Iterator[Check]:
+def _examine_newest(cluster: Cluster, layout: Layout, name: str) -> Iterator[Check]:
     body = {"size": 1, "sort": [{"@timestamp": "desc"}], "_source": False, "docvalue_fields": ["event.ingested"]}
     hits = cluster.request("POST", f"/{segment(name)}/_search", body=body).body["hits"]["hits"]
     if hits and "fields" not in hits[0]:
-        yield Check("newest alert", "failed", f"{hits[0]['_id']} has no date in event.ingested: rules that go by it "
-                    "never see it", f"run vedette setup; the pipeline {NAME} sets it")  # fmt: skip
+        yield Check("ingest time", "failed", f"{hits[0]['_id']} has no date in event.ingested: rules that go by it "
+                    "never see it", f"run vedette setup; the pipeline {layout.name} sets it")  # fmt: skip
     elif hits:
-        yield Check("newest alert", "ok", f"{hits[0]['_id']} has event.ingested")
+        yield Check("ingest time", "ok", f"{hits[0]['_id']}, the newest, has event.ingested")
 
 
 def _examine_create(cluster: Cluster, name: str) -> Check:
-    """Create an alert that no stream takes, since it has no time: whoever may not create is told so first."""
+    """Create a document that no stream takes, since it has no time: whoever may not create is told so first."""
     line = orjson.dumps({"create": {"_index": name, "_id": "vedette-doctor"}})
     try:
         item = cluster.request("POST", "/_bulk", body=line + b"\n{}\n").body["items"][0]["create"]
@@ -771,5 +878,5 @@ def _examine_create(cluster: Cluster, name: str) -> Check:
     if item["status"] == 403 and "block" not in reason:
         return _denied("write", Denied(403, reason), cluster, "create_doc", "indices:data/write/index", SINK)
     if item["status"] == 400 and "pipeline" not in reason:
-        return Check("write", "ok", f"alerts can be created in {name}")
+        return Check("write", "ok", f"documents can be created in {name}")
     return Check("write", "failed", f"{name}: {item['status']} {reason}", "run vedette setup, then look again")

@@ -1,12 +1,13 @@
-"""The SIEM sink: each document becomes one document of the data stream ``logs-vedette.alert-<namespace>``.
+"""The SIEM sink: each document becomes one document of the data stream ``logs-vedette.<dataset>-<namespace>``.
 
-A document is delivered when the server says that it created it, or that it exists, in a backing index of that stream.
+A document is delivered when the server says that it created it, or that it exists, in a backing index of its stream.
 Whatever else an answer says, in a request that succeeded as a whole too, is no delivery::
 
     created, or 409, in a backing index     delivered
     429, 5xx, 401, 403, 404, no clear word  retryable
-    400                                     offered again at once, first reduced to the fields that our template surely
-                                            takes, then to the least of them; rejected if the stream refuses that too
+    400                                     an alert is offered again at once, first reduced to the fields that our
+                                            template surely takes, then to the least of them; rejected if the stream
+                                            refuses that too; a copy of the audit log is never cut: rejected
     dropped, or stored anywhere else        rejected
 
 ``create`` sees a repeat only inside one backing index. A document that may have been offered before is therefore looked
@@ -32,10 +33,10 @@ from connectors._options import parse
 from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Refused, segment
 from connectors.siem.indices import matches
-from connectors.siem.install import SINK, stream_name
+from connectors.siem.install import LAYOUTS, SINK, Dataset, stream_name
 
 LARGEST = 5 << 20
-"""Bytes of one request. A document that alone is larger is written reduced."""
+"""Bytes of one request. An alert that alone is larger is written reduced, an audit copy as it is."""
 SMALLEST = 64 << 10
 """Trouble on the way makes requests smaller, but not smaller than this."""
 LOOKED_UP = 1000
@@ -74,9 +75,18 @@ _TEXT = 1000
 
 
 class Options(Access):
-    """Options of a sink: how to reach the cluster, and the data stream's namespace."""
+    """Options of a sink: how to reach the cluster, and the namespace of its data streams."""
 
     namespace: str = Field(default="default", pattern=r"^[a-z0-9_][a-z0-9_.]{0,99}$")
+
+
+class _Target:
+    """Where the documents of one dataset go: the stream, what tells its backing indices, what each document says."""
+
+    def __init__(self, dataset: Dataset, namespace: str) -> None:
+        self.stream = stream_name(namespace, dataset)
+        self.own = re.compile(rf"\.ds-{re.escape(self.stream)}-(\d{{4}}\.\d\d\.\d\d-)?\d{{6,}}")
+        self.stamp = {"type": "logs", "dataset": f"vedette.{dataset}", "namespace": namespace}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +108,36 @@ class _Refusal:
 
 
 class SiemSink:
-    """Creates documents in one data stream. `counts` says what became of them, for metrics."""
+    """Creates documents in one data stream a dataset. `counts` says what became of them, for metrics."""
 
     def __init__(self, id: str, flavour: FlavourName, options: Options) -> None:
         self.id = id
-        self.stream = stream_name(options.namespace)
         self.counts: Counter[str] = Counter()
         self._cluster = Cluster(f"sink {id}", flavour, options)
-        self._own = re.compile(rf"\.ds-{re.escape(self.stream)}-(\d{{4}}\.\d\d\.\d\d-)?\d{{6,}}")
-        self._stamp = {"type": "logs", "dataset": "vedette.alert", "namespace": options.namespace}
+        self._namespace = options.namespace
+        self._targets = {layout.dataset: _Target(layout.dataset, options.namespace) for layout in LAYOUTS}
         self._most = self._limit = LARGEST
 
     def open(self) -> None:
-        """Prove that the stream is there, or that our template will make it; ConfigError if a person must act."""
+        """Prove that each stream is there, or that our template will make it; ConfigError if a person must act."""
         self._most = self._limit = LARGEST
         self._cluster.connect()
-        try:
-            self._backing()
-        except Denied as error:
-            raise ConfigError(f"{error}; writing to {self.stream} needs an account with the role {SINK}") from None
+        for target in self._targets.values():
+            try:
+                self._backing(target.stream)
+            except Denied as error:
+                said = f"{error}; writing to {target.stream} needs an account with the role {SINK}"
+                raise ConfigError(said) from None
 
     def write(self, documents: Sequence[Document]) -> Sequence[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        for dataset, target in self._targets.items():
+            places = [place for place, document in enumerate(documents) if document.dataset == dataset]
+            outcomes.update(zip(places, self._write(target, [documents[place] for place in places]), strict=True))
+        return [outcomes[place] for place in range(len(documents))]
+
+    def _write(self, target: _Target, documents: Sequence[Document]) -> Sequence[Outcome]:
+        """Write documents that go to the same stream; trouble with one stream leaves the other alone."""
         unusable: dict[int, Outcome] = {}
         items: dict[str, _Item] = {}
         for place, document in enumerate(documents):
@@ -130,12 +149,12 @@ class SiemSink:
         outcomes: dict[str, Outcome] = {}
         if items:
             try:
-                backing = self._backing()
+                backing = self._backing(target.stream)
             except VedetteError as error:
                 outcomes = dict.fromkeys(items, _later(error))
             else:
                 outcomes.update(self._look_up(repeated, backing))
-                outcomes.update(self._create(item for id, item in items.items() if id not in outcomes))
+                outcomes.update(self._create(target, (item for id, item in items.items() if id not in outcomes)))
         self.counts["retryable"] += sum(outcome.state == "retryable" for outcome in outcomes.values())
         return [unusable.get(place) or outcomes[document.id] for place, document in enumerate(documents)]
 
@@ -144,31 +163,31 @@ class SiemSink:
 
     def install(self, fields: Mapping[str, str]) -> Iterator[Check]:
         self._cluster.connect()
-        yield from install.install(self._cluster, self._stamp["namespace"], fields)
+        yield from install.install(self._cluster, self._namespace, fields)
 
     def examine(self) -> Iterator[Check]:
-        return install.examine_sink(self._cluster, self._stamp["namespace"])
+        return install.examine_sink(self._cluster, self._namespace)
 
     def roles(self) -> Mapping[str, Any]:
-        flavour, namespace = self._cluster.flavour, self._stamp["namespace"]
+        flavour, namespace = self._cluster.flavour, self._namespace
         return {**install.sink_roles(flavour, namespace), **install.setup_roles(flavour, namespace)}
 
     # --- where it goes ------------------------------------------------------------------------------------------------
 
-    def _backing(self) -> list[str]:
+    def _backing(self, stream: str) -> list[str]:
         """Return the stream's backing indices, oldest first; none if it is still to be made, by our own template."""
-        path = f"/_resolve/index/{segment(self.stream)}"
+        path = f"/_resolve/index/{segment(stream)}"
         found = _object(self._cluster.request("GET", path, accept=(404,)).body, path)
-        for stream in _objects(found.get("data_streams")):
-            if stream.get("name") == self.stream:
-                return [str(index) for index in stream.get("backing_indices") or ()]
+        for one in _objects(found.get("data_streams")):
+            if one.get("name") == stream:
+                return [str(index) for index in one.get("backing_indices") or ()]
         for kind, key in (("an index", "indices"), ("an alias", "aliases")):
-            if any(one.get("name") == self.stream for one in _objects(found.get(key))):
-                self._misplaced(f"{self.stream} is {kind}, not a data stream: remove it, then run 'vedette setup'")
-        self._prove_template()
+            if any(one.get("name") == stream for one in _objects(found.get(key))):
+                self._misplaced(f"{stream} is {kind}, not a data stream: remove it, then run 'vedette setup'")
+        self._prove_template(stream)
         return []
 
-    def _prove_template(self) -> None:
+    def _prove_template(self, stream: str) -> None:
         """ConfigError unless the template that would make the stream was made for it."""
         path = "/_index_template"
         wanted = ("name", "index_template.index_patterns", "index_template.priority", "index_template.data_stream")
@@ -176,20 +195,20 @@ class SiemSink:
         try:
             body = _object(self._cluster.request("GET", path, params=params).body, path)
         except Denied:
-            self._misplaced(f"there is no data stream {self.stream}, and templates cannot be read: run 'vedette setup'")
+            self._misplaced(f"there is no data stream {stream}, and templates cannot be read: run 'vedette setup'")
         matching = [
             (int(template.get("priority") or 0), str(one.get("name")), template)
             for one in _objects(body.get("index_templates"))
             if isinstance(template := one.get("index_template"), dict)
-            and any(matches(str(pattern), self.stream) for pattern in template.get("index_patterns") or ())
+            and any(matches(str(pattern), stream) for pattern in template.get("index_patterns") or ())
         ]
         if not matching:
-            self._misplaced(f"there is no index template for the data stream {self.stream}: run 'vedette setup'")
+            self._misplaced(f"there is no index template for the data stream {stream}: run 'vedette setup'")
         priority, name, template = max(matching, key=lambda one: one[:2])
         ours = any(str(pattern).startswith("logs-vedette.") for pattern in template["index_patterns"])
         if not ours or "data_stream" not in template:
             self._misplaced(
-                f"the index template {name} (priority {priority}), which is not Vedette's, would make {self.stream}: "
+                f"the index template {name} (priority {priority}), which is not Vedette's, would make {stream}: "
                 "run 'vedette setup'"
             )
 
@@ -228,14 +247,14 @@ class SiemSink:
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
-    def _create(self, items: Iterable[_Item]) -> Iterator[tuple[str, Outcome]]:
+    def _create(self, target: _Target, items: Iterable[_Item]) -> Iterator[tuple[str, Outcome]]:
         """Offer the items in requests of bounded size, the refused ones again in smaller forms."""
         pending = deque(items)
         while pending:
             batch = self._take(pending)
             answers: Sequence[Outcome | _Refusal]
             try:
-                answers = self._bulk(batch)
+                answers = self._bulk(target, batch)
             except Refused as error:
                 if error.status in (400, 413) and len(batch) > 1:
                     self._limit = sum(len(item.lines) for item in batch) // 2
@@ -263,35 +282,39 @@ class SiemSink:
             batch.append(pending.popleft())
         return batch
 
-    def _bulk(self, batch: Sequence[_Item]) -> list[Outcome | _Refusal]:
+    def _bulk(self, target: _Target, batch: Sequence[_Item]) -> list[Outcome | _Refusal]:
         """Send one request; return what it says of each item."""
         body = b"".join(item.lines for item in batch)
         known = self._cluster.flavour == "elasticsearch" and self._cluster.version >= _REQUIRE_DATA_STREAM
         self.counts["requests"] += 1
         self.counts["bytes"] += len(body)
         answer = self._cluster.request(
-            "POST", f"/{segment(self.stream)}/_bulk", params={"require_data_stream": True} if known else None, body=body
+            "POST",
+            f"/{segment(target.stream)}/_bulk",
+            params={"require_data_stream": True} if known else None,
+            body=body,
         ).body
         given = answer.get("items") if isinstance(answer, dict) else None
         if not isinstance(given, list) or len(given) != len(batch):
             raise RetryableError(f"sink {self.id}: {self._cluster.place}: _bulk did not answer for each document")
         self._limit = min(self._most, self._limit * 2)
-        return [self._judge(item, one) for item, one in zip(batch, given, strict=True)]
+        return [self._judge(target, item, one) for item, one in zip(batch, given, strict=True)]
 
-    def _judge(self, item: _Item, given: Any) -> Outcome | _Refusal:
+    def _judge(self, target: _Target, item: _Item, given: Any) -> Outcome | _Refusal:
         """Return what the answer *given* for one item means."""
         answer = given.get("create") if isinstance(given, dict) else None
         status = answer.get("status") if isinstance(answer, dict) else None
         if not isinstance(answer, dict) or answer.get("_id") != item.document.id or not isinstance(status, int):
             return _unclear("_bulk answered for another document")
         place, result = str(answer.get("_index")), answer.get("result")
-        own = self._own.fullmatch(place) is not None
+        own = target.own.fullmatch(place) is not None
         if status < 300:
-            return self._stored(item, place, result, own and answer.get("failure_store") != "used")
+            stored = f"it was stored in {place}, not in {target.stream}: see 'vedette doctor'"
+            return self._stored(item, result, "" if own and answer.get("failure_store") != "used" else stored)
         reason = _reason(answer.get("error"), status)
         if status == 409:
             if not own:
-                return self._reject("elsewhere", f"it exists in {place}, which is no index of {self.stream}")
+                return self._reject("elsewhere", f"it exists in {place}, which is no index of {target.stream}")
             self.counts["duplicate"] += 1
             return DELIVERED
         if status in (401, 403, 404, 408, 429) or status >= 500:
@@ -299,12 +322,12 @@ class SiemSink:
         # Before it comes to an index it is the pipeline or the cluster (too many shards, say) that refuses: no verdict.
         return _Refusal(reason, "refused", Outcome("rejected" if own else "retryable", reason))
 
-    def _stored(self, item: _Item, place: str, result: object, own: bool) -> Outcome:
-        """Return the outcome of an answer without an error; *own* says that *place* is an index of the stream."""
+    def _stored(self, item: _Item, result: object, elsewhere: str) -> Outcome:
+        """Return the outcome of an answer without an error; *elsewhere* says where, if not in the stream."""
         if result == "noop":
             return self._reject("dropped", "an ingest pipeline dropped it")
-        if not own:
-            return self._reject("elsewhere", f"it was stored in {place}, not in {self.stream}: see 'vedette doctor'")
+        if elsewhere:
+            return self._reject("elsewhere", elsewhere)
         if result != "created":
             return _unclear(f"_bulk answered {str(result)[:50]!r} to create")
         self.counts["created"] += 1
@@ -319,7 +342,7 @@ class SiemSink:
     # --- forms --------------------------------------------------------------------------------------------------------
 
     def _item(self, document: Document) -> _Item:
-        """Return the document as the stream takes it; RecordError if it is no JSON object with a usable id."""
+        """Return the document as its stream takes it; RecordError if it is no JSON object with a usable id."""
         try:
             body = orjson.loads(document.body)
             name = orjson.dumps(document.id)
@@ -333,28 +356,32 @@ class SiemSink:
             # Before a pipeline, Elasticsearch 8 refuses the whole request for it, and OpenSearch 2 may take `_routing`
             # out of the document.
             return self._form(document, REDUCED, f"only a server may set {', '.join(forged)[:100]}")
+        stamp = self._targets[document.dataset].stamp
         if "data_stream" in body:
             try:
-                text = orjson.dumps(body | {"data_stream": self._stamp})
+                text = orjson.dumps(body | {"data_stream": stamp})
             except orjson.JSONEncodeError as error:  # nested deeper than it writes, though it reads that
                 return self._form(document, REDUCED, f"{error}")
         else:  # line ends occur between tokens only; all other bytes stay as they are
             rest = document.body.strip().replace(b"\n", b" ")[1:].lstrip()
-            text = b'{"data_stream":' + orjson.dumps(self._stamp) + (b"," if body else b"") + rest
-        if len(text) > LARGEST:
+            text = b'{"data_stream":' + orjson.dumps(stamp) + (b"," if body else b"") + rest
+        if len(text) > LARGEST and document.dataset == "alert":
             return self._form(document, REDUCED, f"document of {len(text):,} bytes; at most {LARGEST:,} are written")
         return _Item(document, WHOLE, _lines(document.id, text))
 
     def _smaller(self, item: _Item, refusal: _Refusal) -> _Item | Outcome:
         """Return the item in its next smaller form, or the outcome if it has none."""
-        if item.form < MINIMAL:
+        if item.form < MINIMAL and item.document.dataset == "alert":
             return self._form(item.document, item.form + 1, refusal.reason)
         if refusal.last.state == "rejected":
             return self._reject(refusal.kind, refusal.last.reason)
         return refusal.last
 
     def _form(self, document: Document, form: int, reason: str) -> _Item:
-        """Return the document with what *form* keeps, the *reason*, and the original as text."""
+        """Return the alert with what *form* keeps, the *reason*, and the original as text; RecordError if it is no
+        alert."""
+        if document.dataset != "alert":
+            raise RecordError(f"{reason}; a copy of the audit log is never cut")
         body = _kept(orjson.loads(document.body), form)
         original, cut = document.body[: _ORIGINAL[form]], len(document.body) - _ORIGINAL[form]
         own = body.get("vedette")
@@ -364,7 +391,7 @@ class SiemSink:
             "original_document": original.decode("utf-8", "ignore"),
             **({"original_document_cut": cut} if cut > 0 else {}),
         }
-        body["data_stream"] = self._stamp
+        body["data_stream"] = self._targets[document.dataset].stamp
         try:
             lines = _lines(document.id, orjson.dumps(body))
         except orjson.JSONEncodeError:  # what it keeps is itself too deep

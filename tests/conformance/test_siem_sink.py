@@ -15,13 +15,14 @@ from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Sink
 from agent.testing import SINK_CHECKS, SinkHarness, run
 from connectors.siem.client import FlavourName
+from connectors.siem.install import Dataset, stream_name
 from connectors.siem.sink import SiemSink, build
-from tests.siem import connected, document
+from tests.siem import audit_copy, connected, document
 
 pytestmark = pytest.mark.servers
 
 TEMPLATE: dict[str, Any] = {
-    "index_patterns": ["logs-vedette.alert-sinktest*"],
+    "index_patterns": ["logs-vedette.alert-sinktest*", "logs-vedette.audit-sinktest*"],
     "priority": 700,
     "data_stream": {},
     "template": {
@@ -45,10 +46,10 @@ TEMPLATE: dict[str, Any] = {
 class Stream:
     """A data stream of its own on a real server, and requests about it."""
 
-    def __init__(self, siem: Any) -> None:
+    def __init__(self, siem: Any, dataset: Dataset = "alert") -> None:
         self.options = dict(siem.access())
         self.namespace = f"sinktest{uuid.uuid4().hex}"
-        self.name = f"logs-vedette.alert-{self.namespace}"
+        self.name = stream_name(self.namespace, dataset)
         self.flavour = siem.flavour
         self._cluster = connected(siem.flavour, self.options)
         self.ask("PUT", "/_index_template/vedette-sinktest", TEMPLATE)
@@ -106,7 +107,7 @@ class Siem(SinkHarness):
             lambda: self._stream.sink(namespace="no-dash"),
             lambda: self._stream.sink(colour="red"),
             lambda: self._stream.sink(hosts=["https://writer:correct-horse@127.0.0.1:9"]),
-            lambda: self._stream.sink(api_key_file=None, username="writer", password_file="/no/such/file"),
+            lambda: self._stream.sink(api_key=None, username="writer", password="file:/no/such/file"),
             lambda: build(other)("out", self._stream.options),
         ]
 
@@ -277,3 +278,44 @@ def test_a_document_larger_than_a_request_lands(stream: Stream) -> None:
     with opened(stream) as sink:
         assert sink.write([document("a"), document("b", text="x" * (6 << 20))]) == [DELIVERED] * 2
     assert dict(stream.stored())["b"]["vedette"]["original_document_cut"] > 5 << 20
+
+
+# --- copies of the audit log ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def audit(siem: Any) -> Iterator[Stream]:
+    made = Stream(siem, "audit")
+    yield made
+    made.close()
+
+
+def test_copies_of_the_audit_log_lie_in_a_stream_of_their_own(audit: Stream) -> None:
+    with opened(audit) as sink:
+        assert sink.write([document("a"), audit_copy("a"), document("b"), audit_copy("c")]) == [DELIVERED] * 4
+    assert sorted(id for id, _ in audit.stored()) == ["a", "c"]
+    assert {body["data_stream"]["dataset"] for _, body in audit.stored()} == {"vedette.audit"}
+    audit.ask("DELETE", f"/_data_stream/{stream_name(audit.namespace)}")
+
+
+def test_a_rollover_before_a_copy_is_sent_again_leaves_one(audit: Stream) -> None:
+    with opened(audit) as sink:
+        assert sink.write([audit_copy("a")]) == [DELIVERED]
+        audit.rollover()
+        assert sink.write([audit_copy("a", True), audit_copy("b", True)]) == [DELIVERED] * 2
+        assert sink.counts["found_before_resend"] == 1
+    assert sorted(id for id, _ in audit.stored()) == ["a", "b"]
+
+
+def test_a_copy_that_the_mapping_refuses_is_rejected_alone_and_not_cut(audit: Stream) -> None:
+    with opened(audit) as sink:
+        before, refused, after = sink.write([audit_copy("a"), audit_copy("b", event="flat"), audit_copy("c")])
+        assert (before, refused.state, after) == (DELIVERED, "rejected", DELIVERED)
+        assert "event" in refused.reason
+    assert sorted(id for id, _ in audit.stored()) == ["a", "c"]
+
+
+def test_a_copy_larger_than_a_request_lands_as_it_is(audit: Stream) -> None:
+    with opened(audit) as sink:
+        assert sink.write([audit_copy("a"), audit_copy("b", text="x" * (6 << 20))]) == [DELIVERED] * 2
+    assert len(dict(audit.stored())["b"]["text"]) == 6 << 20

@@ -85,9 +85,9 @@ class Siem(SourceHarness):
             {"indices": ["-only-this"]},
             {"start": "yesterday"},
             {"surprise": 1},
-            {"password_file": "/nowhere"},
-            {"username": "u", "password_file": "/nowhere"},
-            {"api_key_file": "/nowhere"},
+            {"password": "file:/nowhere"},
+            {"username": "u", "password": "file:/nowhere"},
+            {"api_key": "file:/nowhere"},
             {"hosts": ["https://localhost:9200"], "ca_file": "/nowhere"},
         ]
         return [partial(self._make, **options) for options in wrong]
@@ -99,7 +99,7 @@ class Siem(SourceHarness):
     def _unreachable(self) -> Iterator[Source]:
         secret = self._folder / "password"
         secret.write_text(SECRET)
-        yield self._make(hosts=["http://127.0.0.1:1"], username="vedette", password_file=str(secret))
+        yield self._make(hosts=["http://127.0.0.1:1"], username="vedette", password=f"file:{secret}")
 
 
 @pytest.mark.parametrize("check", SOURCE_CHECKS, ids=lambda check: check.__name__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -14,7 +15,7 @@ from agent.alerting.document import iso
 from agent.normalise.catalogue import catalogue
 from connectors.siem.client import Cluster, segment
 from tests.siem import bulk, connected
-from tests.unit.test_saved_objects import VEDETTE, dashboards, flat, lines, samples
+from tests.unit.test_saved_objects import VEDETTE, audit_copies, dashboards, flat, lines, samples
 
 pytestmark = pytest.mark.servers
 
@@ -139,12 +140,16 @@ def _check(found: dict[str, Any], panel: Any, depth: int = 0) -> None:
         _check(row, panel, depth + 1)
 
 
+def _columns(view: Any) -> tuple[list[str], dict[str, str]]:
+    """Return what the saved search of *view* shows and what it sorts by."""
+    [search] = [saved for saved in lines("elastic/dashboards.ndjson") if saved["id"] == f"{view.id}-list"]
+    return search["attributes"]["columns"], dict(search["attributes"]["sort"])
+
+
 def test_list_of_alerts(stream: Stream) -> None:
     """The saved search sorts by time and finds a value for each of its columns."""
-    [search] = [saved for saved in lines("elastic/dashboards.ndjson") if saved["type"] == "search"]
-    columns = search["attributes"]["columns"]
-    [[field, order]] = search["attributes"]["sort"]
-    body = {"query": dashboards.dsl(dashboards.OURS), "sort": [{field: order}], "fields": columns, "_source": False}
+    columns, order = _columns(dashboards.ALERT_VIEW)
+    body = {"query": dashboards.dsl(dashboards.OURS), "sort": order, "fields": columns, "_source": False}
     hits = stream.search(body)["hits"]["hits"]
     assert set().union(*(hit["fields"] for hit in hits)) == set(columns)
 
@@ -154,3 +159,21 @@ def test_monitor_sorts_by_severity(stream: Stream) -> None:
     queries = dashboards.monitor()["inputs"][0]["doc_level_input"]["queries"]
     found = {query["name"]: stream.ids({"query_string": {"query": query["query"]}}) for query in queries}
     assert found == {"critical": set(), "high": {"ours-0"}, "medium": {"ours-1"}, "low": {"ours-2"}}
+
+
+def test_list_of_the_audit_log(siem: Any) -> None:
+    """It shows what ran and by whom, and neither batches nor checkpoints."""
+    view, copies = dashboards.AUDIT_VIEW, audit_copies()
+    columns, order = _columns(view)
+    with closing(connected(siem.flavour, siem.access())) as cluster:
+        stream = Stream(cluster, f"test-promotion-{uuid4().hex[:8]}", [])
+        try:
+            cluster.request("PUT", f"/{stream.index}", body={"mappings": _mappings(copies)})
+            bulk(cluster, stream.index, [line for one in copies for line in ({"create": {}}, one)])
+            query = dashboards.dsl(view.where, view.without)
+            found = stream.search({"query": query, "sort": order, "fields": columns, "_source": False})
+        finally:
+            cluster.request("DELETE", f"/{stream.index}", accept={404})
+    [hit] = found["hits"]["hits"]
+    assert set(hit["fields"]) == set(columns)
+    assert hit["fields"]["user.name"] == ["ada"]

@@ -48,7 +48,7 @@ def refused_as_it_should_be(server: Server, folder: Path) -> None:
     wrong = folder / "wrong"
     wrong.write_text("kV7-not-the-password")
     with pytest.raises(ConfigError, match="401") as caught:
-        cluster(server, password_file=str(wrong)).connect()
+        cluster(server, password=f"file:{wrong}").connect()
     assert "kV7" not in str(caught.value)
 
 
@@ -60,7 +60,7 @@ def test_elasticsearch_by_password_and_api_key(elasticsearch8_secure: Server, tm
     key = one.request("POST", "/_security/api_key", body={"name": "test"}).body["encoded"]
     file = tmp_path / "api.key"
     file.write_text(key + "\n")
-    by_key = cluster(server, username=None, password_file=None, api_key_file=str(file))
+    by_key = cluster(server, username=None, password=None, api_key=f"file:{file}")
     by_key.connect()
     assert by_key.request("GET", "/_security/_authenticate").body["authentication_type"] == "api_key"
     file.write_text("bm90OnJlYWw=")
@@ -77,7 +77,7 @@ def test_a_new_password_is_read_after_the_old_one_fails(elasticsearch8_secure: S
     secret.write_text("first-Tundra-19")
     body: dict[str, Any] = {"password": "first-Tundra-19", "roles": ["superuser"]}
     admin.request("PUT", "/_security/user/rotated", body=body)
-    one = cluster(elasticsearch8_secure, username="rotated", password_file=str(secret))
+    one = cluster(elasticsearch8_secure, username="rotated", password=f"file:{secret}")
     one.connect()
     admin.request("PUT", "/_security/user/rotated", body={**body, "password": "second-Tundra-20"})
     with pytest.raises(RetryableError, match="401"):
@@ -95,9 +95,7 @@ def test_opensearch_by_password_and_client_certificate(opensearch2_secure: Serve
     mapping = {"users": ["reader-by-certificate"]}
     one.request("PUT", "/_plugins/_security/api/rolesmapping/certified", body=mapping)
     certificate, key = server.client_cert("reader-by-certificate")
-    by_certificate = cluster(
-        server, username=None, password_file=None, client_cert=str(certificate), client_key=str(key)
-    )
+    by_certificate = cluster(server, username=None, password=None, client_cert=str(certificate), client_key=str(key))
     by_certificate.connect()
     info = by_certificate.request("GET", "/_plugins/_security/authinfo").body
     assert info["user_name"] == "reader-by-certificate"

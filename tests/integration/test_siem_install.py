@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from agent.audit.copy import Copy, of_checkpoint, of_leaf
+from agent.audit.leaf import Entry, encode
 from agent.errors import ConfigError, VedetteError
+from agent.model import DELIVERED
 from agent.normalise.catalogue import catalogue
 from agent.ports import Check
 from connectors.siem import install as setup
 from connectors.siem.client import Access, Cluster, Denied, FlavourName
+from connectors.siem.sink import build
 from tests.siem import MARK, connected, new_namespace, put_away
 
 pytestmark = pytest.mark.servers
@@ -40,6 +44,19 @@ ALERT = {
         "explain": [{"field": "process.name", "observed": "vssadmin.exe", "expected": "never"}],
     },
 }
+
+
+LEAF = {
+    "@timestamp": "2026-01-01T00:00:00.000Z",
+    "ecs": {"version": "9.5.0"},
+    "message": "ada applied configuration 7",
+    "event": {"kind": "event", "action": "configuration", "module": "vedette", "dataset": "vedette.audit"},
+    "data_stream": {"type": "logs", "dataset": "vedette.audit"},
+    "user": {"name": "ada"},
+    "vedette": {"audit": {"number": 7, "leaf": "eyJ2IjoxfQ==", "hash": "0f" * 32, "members": ["WzFd"]}},
+}
+BODIES: Mapping[setup.Dataset, Mapping[str, Any]] = {"alert": ALERT, "audit": LEAF}
+LAYOUTS = pytest.mark.parametrize("layout", setup.LAYOUTS, ids=lambda layout: layout.dataset)
 
 
 # --- what the tests share ---------------------------------------------------------------------------------------------
@@ -75,16 +92,22 @@ def states(checks: Iterator[Check]) -> dict[str, str]:
     return found
 
 
-def create(cluster: Cluster, namespace: str, id: str, body: Mapping[str, Any] = ALERT) -> Mapping[str, Any]:
-    lines = b'{"create":{"_id":"%s"}}\n%s\n' % (id.encode(), orjson.dumps(body))
-    path = f"/{setup.stream_name(namespace)}/_bulk"
+def create(
+    cluster: Cluster,
+    namespace: str,
+    id: str,
+    body: Mapping[str, Any] | None = None,
+    dataset: setup.Dataset = "alert",
+) -> Mapping[str, Any]:
+    lines = b'{"create":{"_id":"%s"}}\n%s\n' % (id.encode(), orjson.dumps(body or BODIES[dataset]))
+    path = f"/{setup.stream_name(namespace, dataset)}/_bulk"
     answer = cluster.request("POST", path, params={"refresh": True}, body=lines)
     item: Mapping[str, Any] = answer.body["items"][0]["create"]
     return item
 
 
-def found(cluster: Cluster, namespace: str, query: Mapping[str, Any]) -> int:
-    answer = cluster.request("POST", f"/{setup.stream_name(namespace)}/_search", body={"query": query})
+def found(cluster: Cluster, namespace: str, query: Mapping[str, Any], dataset: setup.Dataset = "alert") -> int:
+    answer = cluster.request("POST", f"/{setup.stream_name(namespace, dataset)}/_search", body={"query": query})
     return int(answer.body["hits"]["total"]["value"])
 
 
@@ -94,14 +117,15 @@ def found(cluster: Cluster, namespace: str, query: Mapping[str, Any]) -> int:
 def test_a_second_run_changes_nothing(cluster: Cluster, namespace: str) -> None:
     first = states(setup.install(cluster, namespace, FIELDS))
     assert set(first.values()) == {"ok", "changed"}
-    assert first["template"] == "changed"
+    assert first["alert template"] == first["audit template"] == "changed"
     assert set(states(setup.install(cluster, namespace, FIELDS)).values()) == {"ok"}
-    create(cluster, namespace, "a")
+    for layout in setup.LAYOUTS:
+        create(cluster, namespace, "a", dataset=layout.dataset)
     assert set(states(setup.install(cluster, namespace, FIELDS)).values()) == {"ok"}
 
 
 def test_types_that_the_server_lacks_are_replaced_and_named(cluster: Cluster, namespace: str) -> None:
-    said = {check.name: check.detail for check in setup.install(cluster, namespace, FIELDS)}["mapping"]
+    said = {check.name: check.detail for check in setup.install(cluster, namespace, FIELDS)}["alert mapping"]
     create(cluster, namespace, "a")
     mapped = setup._Stream(cluster, setup.stream_name(namespace)).mappings()["properties"]
     kinds = {name: form["type"] for name, form in mapped["data_stream"]["properties"].items()}
@@ -125,6 +149,54 @@ def test_an_alert_is_stamped_and_can_be_found(cluster: Cluster, namespace: str) 
     assert found(cluster, namespace, {"query_string": {"query": "vssadmin.exe"}}) == 1
     assert found(cluster, namespace, {"term": {"vedette.explain.field": "process.name"}}) == 1
     assert found(cluster, namespace, {"term": {"vedette.evidence.total": 3}}) == 1
+
+
+def test_a_copy_of_the_audit_log_is_stamped_can_be_found_and_comes_back_as_it_was(
+    cluster: Cluster, namespace: str
+) -> None:
+    """The bytes that prove something are longer than a term may be; they are kept and not searched."""
+    list(setup.install(cluster, namespace, FIELDS))
+    long = {"number": 7, "leaf": "QUJD" * 20_000, "members": ["QUJD" * 12_000] * 3, "checkpoint": "vedette/log\n7\n"}
+    item = create(cluster, namespace, "a", {**LEAF, "vedette": {"audit": long}}, "audit")
+    assert item["status"] == 201
+    assert item["_index"].startswith(f".ds-{setup.stream_name(namespace, 'audit')}-")
+    for query in (
+        {"exists": {"field": "event.ingested"}},
+        {"term": {"event.action": "configuration"}},
+        {"term": {"user.name": "ada"}},
+        {"range": {"vedette.audit.number": {"gte": 7}}},
+        {"query_string": {"query": "applied"}},
+    ):
+        assert found(cluster, namespace, query, "audit") == 1, query
+    body = {"query": {"match_all": {}}}
+    (hit,) = cluster.request("POST", f"/{setup.stream_name(namespace, 'audit')}/_search", body=body).body["hits"][
+        "hits"
+    ]
+    assert hit["_source"]["vedette"]["audit"] == long
+    mapped = setup._Stream(cluster, setup.stream_name(namespace, "audit")).mappings()["properties"]
+    for name in ("leaf", "members", "checkpoint"):
+        form = mapped["vedette"]["properties"]["audit"]["properties"][name]
+        assert (form["index"], form["doc_values"]) == (False, False)
+
+
+def test_an_audit_log_is_read_back_from_its_copies(cluster: Cluster, namespace: str, siem: Any) -> None:
+    """Through sink, pipeline and mapping, and out of a search's answer, leaves and checkpoint are what they were."""
+    list(setup.install(cluster, namespace, FIELDS))
+    members = (b'["a","fired","00"]', b'["b","fired","\xc3\xa4"]')
+    leaves = [
+        Entry(0, encode(0, "start", time=0, actor="ada", data={"pid": 7})),
+        Entry(1, encode(1, "batch", time=1, stream="main", data={"alerts": 2, "books": {"received": 9}}), members),
+    ]
+    documents = [*(of_leaf("log", leaf) for leaf in leaves), of_checkpoint("log", 2, 2, "log\n2\nabc=\n\n— log xyz=\n")]
+    with closing(build(cluster.flavour)("out", {**siem.access(), "namespace": namespace})) as sink:
+        sink.open()
+        assert sink.write(documents) == [DELIVERED] * 3
+    name = setup.stream_name(namespace, "audit")
+    cluster.request("POST", f"/{name}/_refresh")
+    answer = cluster.request("POST", f"/{name}/_search", body={"query": {"match_all": {}}}).body
+    copy = Copy([orjson.dumps(answer)], "log")
+    assert list(copy.leaves()) == leaves
+    assert copy.checkpoints() == ["log\n2\nabc=\n\n— log xyz=\n"]
 
 
 def test_no_scalar_makes_the_server_refuse_the_alert(cluster: Cluster, namespace: str) -> None:
@@ -164,19 +236,22 @@ def test_a_changed_mapping_reaches_an_existing_stream_by_rolling_it_over(cluster
     list(setup.install(cluster, namespace, FIELDS))
     create(cluster, namespace, "a")
     changed = states(setup.install(cluster, namespace, {**FIELDS, "zeek.uid": "keyword"}))
-    assert (changed["mapping"], changed["stream"]) == ("changed", "changed")
+    assert (changed["alert mapping"], changed["alert stream"]) == ("changed", "changed")
+    assert (changed["audit mapping"], changed["audit stream"]) == ("ok", "ok")
     stream = setup._Stream(cluster, setup.stream_name(namespace))
     assert len(stream.backing) == 2
     assert stream.mappings()["properties"]["zeek"]["properties"]["uid"]["type"] == "keyword"
     assert set(states(setup.install(cluster, namespace, {**FIELDS, "zeek.uid": "keyword"})).values()) == {"ok"}
 
 
+@LAYOUTS
 def test_the_stream_is_standard_and_its_failure_store_off_where_the_server_knows_them(
-    cluster: Cluster, namespace: str
+    cluster: Cluster, namespace: str, layout: setup.Layout
 ) -> None:
     list(setup.install(cluster, namespace, FIELDS))
-    given = cluster.request("POST", f"/_index_template/_simulate/{setup.NAME}").body["template"]
-    assert given["settings"]["index"]["final_pipeline"] == setup.NAME
+    given = cluster.request("POST", f"/_index_template/_simulate/{layout.name}").body["template"]
+    assert given["settings"]["index"]["final_pipeline"] == layout.name
+    assert str(given["mappings"]["dynamic"]).lower() == "false"
     if cluster.flavour == "elasticsearch":
         assert given["settings"]["index"]["mode"] == "standard"
         assert given["data_stream_options"] == {"failure_store": {"enabled": False}}
@@ -185,8 +260,10 @@ def test_the_stream_is_standard_and_its_failure_store_off_where_the_server_knows
 def test_our_template_wins_over_the_usual_one_for_logs(cluster: Cluster, namespace: str) -> None:
     usual = {"index_patterns": [f"logs-*-{namespace}"], "priority": 100, "data_stream": {}, "template": {}}
     cluster.request("PUT", f"/_index_template/{namespace}", body=usual)
-    assert states(setup.install(cluster, namespace, FIELDS))["precedence"] == "ok"
-    assert "pipeline" in str(verdict(cluster, namespace))
+    done = states(setup.install(cluster, namespace, FIELDS))
+    for layout in setup.LAYOUTS:
+        assert done[f"{layout.dataset} precedence"] == "ok"
+        assert layout.name in str(verdict(cluster, namespace, layout.dataset))
     cluster.request("DELETE", f"/_index_template/{namespace}")
 
 
@@ -194,62 +271,78 @@ def test_a_template_that_wins_over_ours_is_named(cluster: Cluster, namespace: st
     other = {"index_patterns": [f"logs-*-{namespace}"], "priority": 811, "data_stream": {}, "template": {}}
     cluster.request("PUT", f"/_index_template/{namespace}", body=other)
     checks = {check.name: check for check in setup.install(cluster, namespace, FIELDS)}
-    assert checks["precedence"].state == "failed"
-    assert f"{namespace} (priority 811)" in checks["precedence"].detail
-    assert "stream" not in checks
-    assert states(setup.examine_sink(cluster, namespace))["precedence"] == "failed"
-    assert "pipeline" not in str(verdict(cluster, namespace))
+    looked = states(setup.examine_sink(cluster, namespace))
+    for layout in setup.LAYOUTS:
+        name = f"{layout.dataset} precedence"
+        assert checks[name].state == looked[name] == "failed"
+        assert f"{namespace} (priority 811)" in checks[name].detail
+        assert f"{layout.dataset} stream" not in checks
+        assert "pipeline" not in str(verdict(cluster, namespace, layout.dataset))
     cluster.request("DELETE", f"/_index_template/{namespace}")
 
 
-def verdict(cluster: Cluster, namespace: str) -> Any:
+def verdict(cluster: Cluster, namespace: str, dataset: setup.Dataset = "alert") -> Any:
     """Return what the server itself would give the stream."""
-    answer = cluster.request("POST", f"/_index_template/_simulate_index/{setup.stream_name(namespace)}")
+    answer = cluster.request("POST", f"/_index_template/_simulate_index/{setup.stream_name(namespace, dataset)}")
     return answer.body["template"]["settings"]
 
 
-def test_the_operators_component_template_is_left_alone_and_checked(cluster: Cluster, namespace: str) -> None:
+@LAYOUTS
+def test_the_operators_component_template_is_left_alone_and_checked(
+    cluster: Cluster, namespace: str, layout: setup.Layout
+) -> None:
     list(setup.install(cluster, namespace, FIELDS))
-    path = f"/_component_template/{setup.CUSTOM}"
+    path, name = f"/_component_template/{layout.custom}", f"{layout.dataset} effective template"
     cluster.request("PUT", path, body={"template": {"settings": {"number_of_shards": 2}}})
     assert set(states(setup.install(cluster, namespace, FIELDS)).values()) == {"ok"}
-    assert verdict(cluster, namespace)["index"]["number_of_shards"] == "2"
+    assert verdict(cluster, namespace, layout.dataset)["index"]["number_of_shards"] == "2"
     cluster.request("PUT", path, body={"template": {"settings": {"final_pipeline": "_none"}}})
-    assert states(setup.install(cluster, namespace, FIELDS))["effective template"] == "failed"
-    assert states(setup.examine_sink(cluster, namespace))["effective template"] == "failed"
+    assert states(setup.install(cluster, namespace, FIELDS))[name] == "failed"
+    assert states(setup.examine_sink(cluster, namespace))[name] == "failed"
 
 
-def test_an_ordinary_index_in_the_streams_place_is_said(cluster: Cluster, namespace: str) -> None:
-    cluster.request("PUT", f"/{MARK}-{namespace}", body={"aliases": {setup.stream_name(namespace): {}}})
-    assert states(setup.install(cluster, namespace, FIELDS))["stream"] == "failed"
-    assert states(setup.examine_sink(cluster, namespace))["stream"] == "failed"
+@LAYOUTS
+def test_an_ordinary_index_in_the_streams_place_is_said(cluster: Cluster, namespace: str, layout: setup.Layout) -> None:
+    alias = setup.stream_name(namespace, layout.dataset)
+    cluster.request("PUT", f"/{MARK}-{namespace}", body={"aliases": {alias: {}}})
+    assert states(setup.install(cluster, namespace, FIELDS))[f"{layout.dataset} stream"] == "failed"
+    assert states(setup.examine_sink(cluster, namespace))[f"{layout.dataset} stream"] == "failed"
     cluster.request("DELETE", f"/{MARK}-{namespace}")
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_good_sink_is_ok_before_and_after_its_first_alert(cluster: Cluster, namespace: str) -> None:
+def test_a_good_sink_is_ok_before_and_after_its_first_documents(cluster: Cluster, namespace: str) -> None:
     list(setup.install(cluster, namespace, FIELDS))
     assert set(states(setup.examine_sink(cluster, namespace)).values()) == {"ok"}
-    create(cluster, namespace, "a")
+    for layout in setup.LAYOUTS:
+        create(cluster, namespace, "a", dataset=layout.dataset)
     after = states(setup.examine_sink(cluster, namespace))
     assert set(after.values()) == {"ok"}
-    assert {"stream", "read", "newest alert", "write", "template", "precedence"} <= set(after)
-    assert found(cluster, namespace, {"match_all": {}}) == 1, "doctor wrote an alert"
+    for layout in setup.LAYOUTS:
+        for name in ("stream", "read", "ingest time", "write", "template", "precedence"):
+            assert f"{layout.dataset} {name}" in after
+        assert found(cluster, namespace, {"match_all": {}}, layout.dataset) == 1, "doctor wrote a document"
 
 
-def test_what_is_wrong_with_a_sink_is_said(cluster: Cluster, namespace: str) -> None:
+@LAYOUTS
+def test_what_is_wrong_with_a_sink_is_said(cluster: Cluster, namespace: str, layout: setup.Layout) -> None:
+    def looked() -> dict[str, str]:
+        """Return what is wrong; nothing is said about the other stream."""
+        found = {name: state for name, state in states(setup.examine_sink(cluster, namespace)).items() if state != "ok"}
+        assert {name.partition(" ")[0] for name in found} == {layout.dataset}
+        return {name.partition(" ")[2]: state for name, state in found.items()}
+
     list(setup.install(cluster, namespace, FIELDS))
-    cluster.request("PUT", f"/_ingest/pipeline/{setup.NAME}", body={"processors": []})
-    create(cluster, namespace, "a")
-    assert states(setup.examine_sink(cluster, namespace))["newest alert"] == "failed"
-    assert states(setup.examine_sink(cluster, namespace))["pipeline"] == "failed"
+    cluster.request("PUT", f"/_ingest/pipeline/{layout.name}", body={"processors": []})
+    create(cluster, namespace, "a", dataset=layout.dataset)
+    assert looked() == {"ingest time": "failed", "pipeline": "failed"}
     list(setup.install(cluster, namespace, FIELDS))
     block = {"index.blocks.read_only_allow_delete": True}
-    write = setup._Stream(cluster, setup.stream_name(namespace)).write
+    write = setup._Stream(cluster, setup.stream_name(namespace, layout.dataset)).write
     cluster.request("PUT", f"/{write}/_settings", body=block)
-    assert states(setup.examine_sink(cluster, namespace))["blocks"] == "failed"
+    assert looked()["blocks"] == "failed"
     cluster.request("PUT", f"/{write}/_settings", body=dict.fromkeys(block))
 
 
@@ -334,29 +427,30 @@ class Secure:
             self.admin.request("PUT", f"{api}/internalusers/{name}", body=user)
         secret = self.folder / name
         secret.write_text(PASSWORD)
-        access = {**self._place(), "username": name, "password_file": str(secret)}
+        access = {**self._place(), "username": name, "password": f"file:{secret}"}
         return connected(self.flavour, access) if connect else Cluster("test", self.flavour, Access(**access))
 
     def api_key(self, roles: Mapping[str, Any]) -> Cluster:
         answer = self.admin.request("POST", "/_security/api_key", body={"name": MARK, "role_descriptors": roles})
         secret = self.folder / answer.body["id"]
         secret.write_text(answer.body["encoded"])
-        return connected(self.flavour, {**self._place(), "api_key_file": str(secret)})
+        return connected(self.flavour, {**self._place(), "api_key": f"file:{secret}"})
 
     def _place(self) -> dict[str, Any]:
         return {"hosts": [self.server.url], "ca_file": self.server.ca_file}
 
 
 def without_each(role: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the role once for each of its privileges, without it."""
+    """Yield the role once for each of its privileges, and once for each of its indices, without it."""
     cluster, index = role
-    privileges = list(role[index][0])[1]
+    names, privileges = role[index][0]
     for one in role[cluster]:
         yield one, {**role, cluster: [other for other in role[cluster] if other != one]}
-    for one in role[index][0][privileges]:
-        kept = [other for other in role[index][0][privileges] if other != one]
-        inner = [] if not kept else [{**role[index][0], privileges: kept}]
-        yield one, {**role, index: inner}
+    for key in (privileges, names):
+        for one in role[index][0][key]:
+            kept = [other for other in role[index][0][key] if other != one]
+            inner = [] if not kept else [{**role[index][0], key: kept}]
+            yield one, {**role, index: inner}
 
 
 def read_as_the_source_does(cluster: Cluster, index: str) -> None:
@@ -371,35 +465,40 @@ def read_as_the_source_does(cluster: Cluster, index: str) -> None:
 
 def write_as_the_sink_does(cluster: Cluster, namespace: str) -> None:
     cluster.connect()
-    stream = setup.stream_name(namespace)
-    cluster.request("GET", f"/_resolve/index/{stream}", accept={404})
-    assert cluster.request("GET", "/_index_template").body["index_templates"]
-    assert create(cluster, namespace, "a")["status"] == 201
-    assert create(cluster, namespace, "a")["status"] == 409
-    (resolved,) = cluster.request("GET", f"/_resolve/index/{stream}").body["data_streams"]
-    asked = {"docs": [{"_index": index, "_id": "a"} for index in resolved["backing_indices"]]}
-    answer = cluster.request("POST", "/_mget", params={"_source": False, "realtime": True}, body=asked)
-    assert answer.body["docs"][0]["found"]
+    for layout in setup.LAYOUTS:
+        stream = setup.stream_name(namespace, layout.dataset)
+        cluster.request("GET", f"/_resolve/index/{stream}", accept={404})
+        assert cluster.request("GET", "/_index_template").body["index_templates"]
+        assert create(cluster, namespace, "a", dataset=layout.dataset)["status"] == 201
+        assert create(cluster, namespace, "a", dataset=layout.dataset)["status"] == 409
+        (resolved,) = cluster.request("GET", f"/_resolve/index/{stream}").body["data_streams"]
+        asked = {"docs": [{"_index": index, "_id": "a"} for index in resolved["backing_indices"]]}
+        answer = cluster.request("POST", "/_mget", params={"_source": False, "realtime": True}, body=asked)
+        assert answer.body["docs"][0]["found"]
     assert set(states(setup.examine_sink(cluster, namespace)).values()) == {"ok"}
 
 
 def set_up(cluster: Cluster, namespace: str) -> None:
     cluster.connect()
     done = states(setup.install(cluster, namespace, {"host.name": "keyword"}))
-    assert [done[name] for name in ("pipeline", "mapping", "template", "stream")] == ["changed"] * 4
+    for layout in setup.LAYOUTS:
+        for name in ("pipeline", "mapping", "template", "stream"):
+            assert done[f"{layout.dataset} {name}"] == "changed"
 
 
 def spoil(admin: Cluster, namespace: str) -> None:
-    """Leave something to do for each step of setup, in a stream that exists."""
-    admin.request("PUT", f"/_ingest/pipeline/{setup.NAME}", body={"processors": []})
-    admin.request("PUT", f"/_component_template/{setup.NAME}", body={"template": {}})
-    admin.request("PUT", f"/_component_template/{setup.CUSTOM}", body={"template": {}})
-    template = {"index_patterns": [setup.PATTERN], "priority": 600, "data_stream": {}, "composed_of": [setup.NAME]}
-    admin.request("PUT", f"/_index_template/{setup.NAME}", body=template)
-    if not setup._Stream(admin, setup.stream_name(namespace)).backing:
-        create(admin, namespace, "a")
-    else:
-        admin.request("POST", f"/{setup.stream_name(namespace)}/_rollover")
+    """Leave something to do for each step of setup, in streams that exist."""
+    for layout in setup.LAYOUTS:
+        admin.request("PUT", f"/_ingest/pipeline/{layout.name}", body={"processors": []})
+        admin.request("PUT", f"/_component_template/{layout.name}", body={"template": {}})
+        admin.request("PUT", f"/_component_template/{layout.custom}", body={"template": {}})
+        template = {"index_patterns": [layout.pattern], "priority": 600, "data_stream": {}}
+        admin.request("PUT", f"/_index_template/{layout.name}", body={**template, "composed_of": [layout.name]})
+        stream = setup.stream_name(namespace, layout.dataset)
+        if not setup._Stream(admin, stream).backing:
+            create(admin, namespace, "a", dataset=layout.dataset)
+        else:
+            admin.request("POST", f"/{stream}/_rollover")
 
 
 def needless(
@@ -487,37 +586,42 @@ def test_the_sources_role_writes_nothing_and_reads_nothing_else(secure: Secure, 
     ])  # fmt: skip
 
 
-def test_the_sinks_role_changes_no_alert_and_reads_nothing_else(secure: Secure, namespace: str) -> None:
-    secure.admin.request("PUT", f"/{namespace}-other/_doc/1", params={"refresh": True}, body=ALERT)
+@LAYOUTS
+def test_the_sinks_role_changes_no_document_and_reads_nothing_else(
+    secure: Secure, namespace: str, layout: setup.Layout
+) -> None:
+    body = BODIES[layout.dataset]
+    secure.admin.request("PUT", f"/{namespace}-other/_doc/1", params={"refresh": True}, body=body)
     list(setup.install(secure.admin, namespace, FIELDS))
     writer = secure.account(setup.sink_roles(secure.flavour, namespace)[setup.SINK])
-    place = create(writer, namespace, "a")
+    stream = setup.stream_name(namespace, layout.dataset)
+    place = create(writer, namespace, "a", dataset=layout.dataset)
     index, number = place["_index"], place["_seq_no"]
     refused(writer, [
         ("DELETE", f"/{index}/_doc/a", None),
         ("DELETE", f"/{index}", None),
         ("POST", f"/{index}/_update/a", {"doc": {"message": "nothing happened"}}),
-        ("POST", f"/{setup.stream_name(namespace)}/_rollover", None),
+        ("POST", f"/{stream}/_rollover", None),
         ("POST", f"/{namespace}-other/_search", {}),
-        ("PUT", f"/{namespace}-other/_create/2", ALERT),
-        ("PUT", f"/logs-vedette.alert-{namespace}x/_create/2", ALERT),
-        *management(secure),
+        ("PUT", f"/{namespace}-other/_create/2", body),
+        ("PUT", f"/{stream}x/_create/2", body),
+        *management(secure, layout),
     ])  # fmt: skip
     path = f"/{index}/_doc/a?if_seq_no={number}&if_primary_term=1"
     if secure.elastic:
-        refused(writer, [("PUT", path, ALERT)])
+        refused(writer, [("PUT", path, body)])
     else:  # create and overwrite are one privilege there; should this fail, it is not any more: say so in sink_roles
-        assert writer.request("PUT", path, body=ALERT).body["result"] == "updated"
+        assert writer.request("PUT", path, body=body).body["result"] == "updated"
 
 
-def management(secure: Secure) -> list[tuple[str, str, Any]]:
+def management(secure: Secure, layout: setup.Layout = setup.ALERT) -> list[tuple[str, str, Any]]:
     api = "/_security" if secure.elastic else "/_plugins/_security/api"
     return [
         ("GET", f"{api}/{'user' if secure.elastic else 'internalusers'}", None),
         ("GET", f"{api}/{'role' if secure.elastic else 'roles'}", None),
         ("PUT", f"{api}/{'role' if secure.elastic else 'roles'}/{MARK}", {}),
-        ("PUT", f"/_ingest/pipeline/{setup.NAME}", {"processors": []}),
-        ("PUT", f"/_index_template/{setup.NAME}", {"index_patterns": [setup.PATTERN]}),
+        ("PUT", f"/_ingest/pipeline/{layout.name}", {"processors": []}),
+        ("PUT", f"/_index_template/{layout.name}", {"index_patterns": [layout.pattern]}),
         ("GET", "/_cluster/state", None),
         ("GET", "/_nodes/stats", None),
     ]
@@ -541,12 +645,14 @@ def test_a_missing_privilege_is_named_with_the_role_that_has_it(secure: Secure, 
 
 def test_a_sink_that_may_not_write_is_found_out(secure: Secure, namespace: str) -> None:
     list(setup.install(secure.admin, namespace, FIELDS))
-    create(secure.admin, namespace, "a")
+    for layout in setup.LAYOUTS:
+        create(secure.admin, namespace, "a", dataset=layout.dataset)
     role = setup.sink_roles(secure.flavour, namespace)[setup.SINK]
     less = dict(without_each(role))["create_doc" if secure.elastic else "indices:data/write/index"]
     checks = {check.name: check for check in setup.examine_sink(secure.account(less), namespace)}
-    assert checks["write"].state == "failed"
-    assert setup.SINK in checks["write"].remedy
+    for layout in setup.LAYOUTS:
+        assert checks[f"{layout.dataset} write"].state == "failed"
+        assert setup.SINK in checks[f"{layout.dataset} write"].remedy
 
 
 def test_setup_without_the_role_says_which_it_needs(secure: Secure, namespace: str) -> None:

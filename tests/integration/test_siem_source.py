@@ -613,7 +613,7 @@ def test_without_monitor_reading_is_by_time_but_never_changes_over_silently(elas
         up.cluster.request("PUT", f"/_security/user/{name}", body=user)
         secret = server.folder / f"{name}.password"
         secret.write_text(user["password"])
-        account = {"username": name, "password_file": str(secret)}
+        account = {"username": name, "password": f"file:{secret}"}
         reader = up.open(**account)
         records = reader.fetch(None, 100)
         assert len(records) == 5

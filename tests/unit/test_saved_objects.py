@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, model_validator
 
 from agent.alerting import document
 from agent.alerting.judge import QUARANTINE
+from agent.audit import copy, leaf
 from agent.model import SECOND, Description, Explanation, Factor, Finding, Reference, Timestamp
 from agent.normalise.catalogue import catalogue
 
@@ -43,8 +44,9 @@ VEDETTE = {
     "vedette.original_cut": "long",
     "vedette.capped": "boolean",
     "vedette.tenant": "keyword",
+    "vedette.audit.number": "long",
 }
-"""How the alert stream maps those of our own fields that the dashboards, the rule and the monitor read."""
+"""How our streams map those of our own fields that the dashboards, the rule and the monitor read."""
 
 
 def lines(name: str) -> list[dict[str, Any]]:
@@ -69,6 +71,16 @@ def samples(now: Timestamp) -> list[dict[str, Any]]:
     ]
     alerts[1]["vedette"]["mapping_conflict"] = "failed to parse field [process.pid]"  # as the sink says it
     return alerts
+
+
+def audit_copies() -> list[dict[str, Any]]:
+    """Return copies of what the list of the audit log shows, of a batch, and of a checkpoint."""
+    acts: list[tuple[leaf.Action, str]] = [("configuration-applied", "ada"), ("batch", "")]
+    made = [copy.of_checkpoint("log", len(acts), SECOND, "log\n2\n")]
+    for number, (action, actor) in enumerate(acts):
+        data = leaf.encode(number, action, time=SECOND, actor=actor, data={})
+        made.append(copy.of_leaf("log", leaf.Entry(number, data)))
+    return [json.loads(one.body) for one in made]
 
 
 def flat(value: Any, name: str = "") -> Iterator[str]:
@@ -552,10 +564,12 @@ def test_references_resolve(flavour: str) -> None:
 
 def test_ids_are_stable() -> None:
     """An import of a newer release replaces these objects; a changed id would leave the old ones beside the new."""
-    panels = "totals levels over-time rules tactics hosts users quality incomplete list dashboard"
+    panels = "totals levels over-time rules tactics hosts users quality incomplete"
     for flavour in FLAVOURS:
-        ids = [saved["id"] for saved in lines(f"{flavour}/dashboards.ndjson")]
-        assert ids == ["vedette-alerts", *(f"vedette-alerts-{name}" for name in panels.split())]
+        first, second, *ids = [saved["id"] for saved in lines(f"{flavour}/dashboards.ndjson")]
+        assert (first, second) == ("vedette-alerts", "vedette-audit")
+        assert ids[:-3] == [f"vedette-alerts-{name}" for name in panels.split()]
+        assert ids[-3:] == ["vedette-alerts-list", "vedette-audit-list", "vedette-alerts-dashboard"]
     rules = lines("elastic/promotion-rule.ndjson") + lines("elastic/promotion-rule-suppressed.ndjson")
     assert {rule["rule_id"] for rule in rules} == {"vedette-alerts-promotion"}
     assert {one["list_id"] for one in lines("elastic/exception-list.ndjson")} == {"vedette-promoted-by-own-rule"}
@@ -564,7 +578,7 @@ def test_ids_are_stable() -> None:
 def test_panels_do_not_overlap() -> None:
     """Each cell of the grid belongs to one panel, and none reaches over its edge."""
     taken: set[tuple[int, int]] = set()
-    for x, y, w, h in [*(panel.place for panel in dashboards.PANELS), dashboards.TABLE]:
+    for x, y, w, h in (one.place for one in (*dashboards.PANELS, *dashboards.VIEWS)):
         cells = {(column, row) for column in range(x, x + w) for row in range(y, y + h)}
         assert x + w <= 48
         assert not cells & taken
@@ -576,10 +590,12 @@ def _type(field: str) -> str:
 
 
 def test_fields_are_ours_and_can_be_counted() -> None:
-    """Every field on the dashboard is on some alert, and of a type that a chart can count or filter."""
-    ours = {name for alert in samples(SECOND) for name in flat(alert)}
-    assert dashboards.fields() <= ours
-    assert {_type(field) for field in dashboards.fields()} <= {"keyword", "date", "long", "boolean"}
+    """Every field on the dashboard is on some document of its stream, and one of a chart can be counted or filtered."""
+    alerts, audit = dashboards.VIEWS
+    assert alerts.fields() <= {name for alert in samples(SECOND) for name in flat(alert)}
+    assert audit.fields() <= {name for one in audit_copies() for name in flat(one)}
+    assert {_type(field) for field in alerts.fields()} <= {"keyword", "date", "long", "boolean"}
+    assert {_type(field) for field in {*audit.where, *audit.without}} <= {"keyword", "long"}
     counted = [bucket.field for panel in dashboards.PANELS for bucket in panel.buckets if bucket.type == "terms"]
     counted += [one.field for panel in dashboards.PANELS for one in panel.distinct]
     assert {_type(field) for field in counted} == {"keyword"}
@@ -587,13 +603,13 @@ def test_fields_are_ours_and_can_be_counted() -> None:
 
 
 def test_fields_of_the_files_are_those_of_the_description() -> None:
-    """`fields()`, by which an index template is checked, leaves out none that a chart reads."""
+    """`fields()`, by which the mapping is checked, leaves out none that a chart or a list reads."""
     used: set[str] = set()
     for saved in lines("elastic/dashboards.ndjson"):
         text = json.dumps(saved["attributes"]).replace("\\", "")
         used |= set(re.findall(r'"field":"([^"]+)"', text)) | set(re.findall(r"([a-z_]+\.[a-z_.]+): [a-z*]", text))
         used |= set(saved["attributes"].get("columns", ()))
-    assert used | {dashboards.TIME} == dashboards.fields()
+    assert used | {dashboards.TIME} == set().union(*(view.fields() for view in dashboards.VIEWS))
 
 
 def test_levels_have_colours() -> None:
@@ -657,3 +673,6 @@ def test_conditions_say_the_same_in_every_language() -> None:
     assert dashboards.dsl(where) == {
         "bool": {"filter": [{"term": {"event.kind": "alert"}}, {"exists": {"field": "vedette.original_cut"}}]}
     }
+    without = {"event.action": "batch"}
+    assert dashboards.kql({"event.kind": "event"}, without) == "event.kind: event and not event.action: batch"
+    assert dashboards.dsl({}, without) == {"bool": {"filter": [], "must_not": [{"term": {"event.action": "batch"}}]}}

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
+from agent.alerting import document
+from agent.audit.copy import of_checkpoint, of_leaf
+from agent.audit.leaf import Entry, encode
 from agent.errors import ConfigError, RetryableError
+from agent.model import Description, Explanation, Factor, Finding, Reference
 from agent.ports import Check
 from connectors.siem import install as setup
 from connectors.siem.client import Access, Cluster, FlavourName
@@ -72,10 +78,12 @@ def knows_everything(siem: FakeSiem) -> None:
     siem.on("_simulate", *[Reply()] * 20)
 
 
-def mapping(siem: FakeSiem, fields: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+def mapping(
+    siem: FakeSiem, fields: Mapping[str, str], layout: setup.Layout = setup.ALERT
+) -> tuple[dict[str, Any], str]:
     cluster = to(siem)
     cluster.connect()
-    component, said = setup._component(cluster, fields)
+    component, said = setup._component(cluster, layout, fields)
     return component["template"]["mappings"]["properties"], said
 
 
@@ -128,6 +136,52 @@ def test_our_own_fields_are_mapped_whatever_else_is(fake: FakeSiem) -> None:
     assert at(found, "vedette.evidence.records.id")["type"] == "keyword"
 
 
+def leaves(value: Any, name: str = "") -> Iterator[str]:
+    for inner in value if isinstance(value, list) else ():
+        yield from leaves(inner, name)
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from leaves(inner, f"{name}.{key}".lstrip("."))
+    if not isinstance(value, list | dict):
+        yield name
+
+
+def test_every_field_of_ours_in_an_alert_is_mapped() -> None:
+    """A value where the mapping has an object, or the other way round, would make the stream refuse the alert."""
+    why = Explanation("because", (Factor("process.name", "a", "b", 0.5),), maturity=0.5)
+    about = Description("id", "Title", "model", false_positives=("x",))
+    more = {"vedette.capped": True, "vedette.evidence.total": 3}
+    finding = Finding(
+        about, 0, (Reference("siem", "0", 7, "logs"),), why, (("user.name", "a"),), score=0.9, fields=more
+    )
+    large = {"event": {"original": "x" * 40_000}}
+    alert = document.build(finding, "a", large, tenant="t", stream="s", as_of=0, partial=False)
+    named = {name for name in leaves(alert) if name.startswith("vedette.")} - {"vedette.entity.user.name"}
+    assert named <= set(setup.ALERT.own)
+    assert not [one for one in named for other in setup.ALERT.own if other.startswith(f"{one}.")]
+
+
+def test_every_field_of_an_audit_copy_is_mapped() -> None:
+    leaf = encode(3, "batch", time=0, actor="ada", stream="s", data={})
+    documents = [of_leaf("log", Entry(3, leaf, (b"[]",))), of_checkpoint("log", 4, 0, "log\n4\n")]
+    named = {name for one in documents for name in leaves(json.loads(one.body))}
+    assert named <= setup.AUDIT.own.keys() | setup.AUDIT.fixed.keys()
+
+
+def test_what_proves_something_is_kept_whole_and_not_indexed(fake: FakeSiem) -> None:
+    knows_everything(fake)
+    found, _ = mapping(fake, {}, setup.AUDIT)
+    for name in ("leaf", "members", "checkpoint"):
+        assert at(found, f"vedette.audit.{name}") == {"type": "keyword", "index": False, "doc_values": False}
+    assert at(found, "vedette.audit.number") == {"type": "long"}
+    assert at(found, "data_stream.dataset") == {"type": "constant_keyword", "value": "vedette.audit"}
+
+
+def test_a_layout_is_told_from_others_by_its_digest() -> None:
+    assert setup.ALERT.digest != setup.AUDIT.digest
+    assert setup.ALERT.digest == replace(setup.ALERT).digest
+    assert setup.ALERT.digest != replace(setup.ALERT, sought=()).digest
+
+
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 
@@ -144,11 +198,11 @@ def test_the_sources_roles() -> None:
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_roles_hold_no_wildcard_and_the_sinks_only_its_own_stream(flavour: FlavourName) -> None:
+def test_roles_hold_no_wildcard_and_the_sinks_only_its_own_streams(flavour: FlavourName) -> None:
     for roles in (setup.sink_roles(flavour, "soc"), setup.setup_roles(flavour, "soc")):
         (role,) = roles.values()
         assert "*" not in str(role)
-        assert "'logs-vedette.alert-soc'" in str(role)
+        assert "['logs-vedette.alert-soc', 'logs-vedette.audit-soc']" in str(role)
 
 
 # --- doctor -----------------------------------------------------------------------------------------------------------
@@ -230,10 +284,13 @@ def test_a_shard_without_a_running_copy_is_said(fake: FakeSiem) -> None:
     assert "logs-a (1 of 1)" in by_name(setup.examine_source(to(fake), ["logs-*"]))["shards"].detail
 
 
-def test_our_own_alerts_are_not_counted_as_a_sources_indices(fake: FakeSiem) -> None:
+def test_what_we_write_is_not_counted_as_a_sources_indices(fake: FakeSiem) -> None:
     fake.on("health", denied)
-    own = {"name": "logs-vedette.alert-a", "backing_indices": [".ds-logs-vedette.alert-a-000001"]}
-    fake.on("logs-*", resolved(data_streams=[own]))
+    own = [
+        {"name": f"logs-vedette.{dataset}-a", "backing_indices": [f".ds-logs-vedette.{dataset}-a-000001"]}
+        for dataset in ("alert", "audit")
+    ]
+    fake.on("logs-*", resolved(data_streams=own))
     assert by_name(setup.examine_source(to(fake), ["logs-*"]))["patterns"].state == "warning"
 
 
@@ -247,19 +304,26 @@ def test_a_hidden_document_is_said_by_elasticsearch() -> None:
     assert "document-level security" in check.detail
 
 
-def test_a_template_that_is_missing_or_of_another_version_is_said(fake: FakeSiem) -> None:
+LAYOUTS = pytest.mark.parametrize("layout", setup.LAYOUTS, ids=lambda layout: layout.dataset)
+
+
+@LAYOUTS
+def test_a_template_that_is_missing_or_of_another_version_is_said(fake: FakeSiem, layout: setup.Layout) -> None:
     fake.on("health", denied, denied)
-    assert by_name(setup.examine_sink(to(fake), "default"))["template"].state == "failed"
-    old = {"_meta": {"managed_by": "vedette", "digest": "0", "layout": "0"}, "index_patterns": [setup.PATTERN]}
-    fake.templates = [{"name": setup.NAME, "index_template": {**old, "priority": 600, "data_stream": {}}}]
-    assert by_name(setup.examine_sink(to(fake), "default"))["template"].state == "warning"
+    fake.templates = []
+    name = f"{layout.dataset} template"
+    assert by_name(setup.examine_sink(to(fake), "default"))[name].state == "failed"
+    old = {"_meta": {"managed_by": "vedette", "digest": "0", "layout": "0"}, "index_patterns": [layout.pattern]}
+    fake.templates = [{"name": layout.name, "index_template": {**old, "priority": 600, "data_stream": {}}}]
+    assert by_name(setup.examine_sink(to(fake), "default"))[name].state == "warning"
 
 
-def test_a_template_with_a_higher_priority_is_named(fake: FakeSiem) -> None:
+@LAYOUTS
+def test_a_template_with_a_higher_priority_is_named(fake: FakeSiem, layout: setup.Layout) -> None:
     fake.on("health", denied)
     other = {"index_patterns": ["logs-*-*"], "priority": 601, "data_stream": {}}
     fake.templates = [{"name": "theirs", "index_template": other}]
-    check = by_name(setup.examine_sink(to(fake), "default"))["precedence"]
+    check = by_name(setup.examine_sink(to(fake), "default"))[f"{layout.dataset} precedence"]
     assert check.state == "failed"
     assert "theirs (priority 601)" in check.detail
 
@@ -268,7 +332,7 @@ def test_a_template_with_a_higher_priority_is_named(fake: FakeSiem) -> None:
 
 
 def test_setup_that_may_not_or_cannot_raises(fake: FakeSiem) -> None:
-    fake.on(setup.NAME, denied, Reply(503), Reply(400, {"error": {"type": "x", "reason": "no"}}))
+    fake.on(setup.ALERT.name, denied, Reply(503), Reply(400, {"error": {"type": "x", "reason": "no"}}))
     for error, said in ((ConfigError, "vedette-setup"), (RetryableError, "503"), (ConfigError, "no")):
         with pytest.raises(error, match=said):
             list(setup.install(to(fake), "default", {}))

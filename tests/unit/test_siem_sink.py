@@ -14,7 +14,7 @@ from agent.model import DELIVERED, Document, Outcome
 from connectors.siem import sink as room
 from connectors.siem.sink import SiemSink, build
 from tests.fake_siem import FakeSiem, Fault, Reply, Request, Step
-from tests.siem import document
+from tests.siem import audit_copy, document
 
 Flavour = Literal["elasticsearch", "opensearch"]
 
@@ -461,6 +461,102 @@ def test_nothing_is_written_while_the_stream_cannot_be_seen(siem: FakeSiem, step
     assert siem.sent("_bulk") == []
 
 
+# --- copies of the audit log ------------------------------------------------------------------------------------------
+
+AUDIT = "logs-vedette.audit-default"
+
+
+def test_a_copy_of_the_audit_log_goes_to_a_stream_of_its_own(siem: FakeSiem) -> None:
+    with opened(siem) as sink:
+        assert sink.write([audit_copy("a"), document("b"), audit_copy("c")]) == [DELIVERED] * 3
+    assert [request.path for request in siem.sent("_bulk")] == [f"/{siem.stream}/_bulk", f"/{AUDIT}/_bulk"]
+    stamps = {id: body["data_stream"]["dataset"] for (_, id), body in siem.documents.items()}
+    assert stamps == {"a": "vedette.audit", "b": "vedette.alert", "c": "vedette.audit"}
+
+
+def test_outcomes_come_in_the_order_of_the_documents(siem: FakeSiem) -> None:
+    with opened(siem) as sink:
+        siem.on("_bulk", siem.reply, Reply(503))
+        outcomes = sink.write([audit_copy("a"), document("b"), audit_copy("c"), Document("d", b"")])
+    assert states(outcomes) == ["retryable", "delivered", "retryable", "rejected"]
+
+
+def test_one_id_in_both_streams_is_two_documents(siem: FakeSiem) -> None:
+    with opened(siem) as sink:
+        assert sink.write([document("a"), audit_copy("a")]) == [DELIVERED] * 2
+        assert sink.write([document("a", True), audit_copy("a", True)]) == [DELIVERED] * 2
+        assert (sink.counts["created"], sink.counts["found_before_resend"]) == (2, 2)
+
+
+@pytest.mark.parametrize("stream", ["logs-vedette.alert-default", AUDIT])
+def test_trouble_with_one_stream_leaves_the_other_alone(siem: FakeSiem, stream: str) -> None:
+    with opened(siem) as sink:
+        siem.on(stream, Reply(503))
+        outcomes = dict(zip((siem.stream, AUDIT), sink.write([document("a"), audit_copy("a")]), strict=True))
+    assert outcomes.pop(stream).state == "retryable"
+    assert list(outcomes.values()) == [DELIVERED]
+
+
+def test_a_repeated_copy_is_found_behind_a_rollover_of_its_stream(siem: FakeSiem) -> None:
+    with opened(siem) as sink:
+        sink.write([audit_copy("a")])
+        siem.rollover(AUDIT)
+        assert sink.write([audit_copy("a", True), audit_copy("b", True)]) == [DELIVERED] * 2
+    assert sorted(id for _, id in siem.documents) == ["a", "b"]
+    assert {one["_index"] for one in json.loads(siem.sent("_mget")[0].body)["docs"]} == set(siem.streams[AUDIT])
+
+
+def test_a_copy_that_came_to_the_alert_stream_is_not_delivered(siem: FakeSiem) -> None:
+    siem.on("_bulk", items(item(siem, "a", 201, result="created", _index=siem.rollover())))
+    with opened(siem) as sink:
+        assert states(sink.write([audit_copy("a")])) == ["rejected"]
+
+
+def test_a_copy_that_is_refused_is_rejected_and_not_cut(siem: FakeSiem) -> None:
+    siem.stream = AUDIT
+    siem.rollover()
+    siem.on("_bulk", refused(siem, "a"))
+    with opened(siem) as sink:
+        (outcome,) = sink.write([audit_copy("a")])
+        assert outcome.state == "rejected"
+        assert "object mapping" in outcome.reason
+        assert sink.counts["rejected_refused"] == 1
+    assert siem.documents == {}
+    assert len(siem.sent("_bulk")) == 1
+
+
+def test_a_copy_larger_than_a_request_is_sent_as_it_is(siem: FakeSiem) -> None:
+    large = audit_copy("a", message="x" * room.LARGEST)
+    with opened(siem) as sink:
+        assert sink.write([audit_copy("b"), large, audit_copy("c")]) == [DELIVERED] * 3
+    assert len(next(body for (_, id), body in siem.documents.items() if id == "a")["message"]) == room.LARGEST
+    assert [len(request.lines) // 2 for request in siem.sent("_bulk")] == [1, 1, 1]
+
+
+def test_a_copy_too_large_for_the_server_is_rejected_alone(siem: FakeSiem) -> None:
+    siem.on("_bulk", *[lambda request: Reply(413) if b"big" in request.body else siem.reply(request)] * 9)
+    with opened(siem) as sink:
+        outcomes = sink.write([audit_copy("a"), audit_copy("b", message="big"), audit_copy("c")])
+        assert states(outcomes) == ["delivered", "rejected", "delivered"]
+        assert sink.counts["rejected_too_large"] == 1
+
+
+def test_a_copy_with_a_field_of_the_server_is_rejected_unsent(siem: FakeSiem) -> None:
+    with opened(siem) as sink:
+        (outcome,) = sink.write([audit_copy("a", _routing="x")])
+    assert (outcome.state, "_routing" in outcome.reason) == ("rejected", True)
+    assert siem.sent("_bulk") == []
+
+
+def test_opening_proves_the_stream_of_copies_too(siem: FakeSiem) -> None:
+    siem.templates = [OURS]
+    with pytest.raises(ConfigError, match=f"{AUDIT}: run 'vedette setup'"), opened(siem):
+        pass
+    siem.rollover(AUDIT)
+    with opened(siem) as sink:
+        assert sink.write([audit_copy("a")]) == [DELIVERED]
+
+
 # --- where it goes ----------------------------------------------------------------------------------------------------
 
 
@@ -493,8 +589,9 @@ def test_a_template_that_goes_away_stops_the_first_write(siem: FakeSiem) -> None
         assert sink.write([document("a", True)]) == [DELIVERED]
 
 
-def test_templates_need_not_be_readable_if_the_stream_is_there(siem: FakeSiem) -> None:
-    siem.rollover()
+def test_templates_need_not_be_readable_if_the_streams_are_there(siem: FakeSiem) -> None:
+    for stream in (siem.stream, AUDIT):
+        siem.rollover(stream)
     with opened(siem) as sink:
         assert sink.write([document("a")]) == [DELIVERED]
     assert siem.sent("_index_template") == []
@@ -541,7 +638,7 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
 def test_no_reason_holds_a_secret(siem: FakeSiem, tmp_path: Any) -> None:
     secret = tmp_path / "password"
     secret.write_text("hunter2-and-more")
-    with opened(siem, username="writer", password_file=str(secret)) as sink:
+    with opened(siem, username="writer", password=f"file:{secret}") as sink:
         siem.on("_bulk", Reply(401), Reply(403), Reply(503), Fault("reset"), Reply(400))
         reasons = [sink.write([document("a")])[0].reason for _ in range(4)]
         assert siem.sent("_bulk")[0].headers["authorization"].startswith("Basic ")

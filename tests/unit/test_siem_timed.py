@@ -349,6 +349,7 @@ def test_pages_are_bounded_by_bytes(store: Store) -> None:
 
 def test_what_vedette_writes_is_never_read(store: Store) -> None:
     for index in ("logs-vedette.alert-default", ".ds-logs-vedette.alert-default-000001", "b:logs-vedette.alert-x",
+                  "logs-vedette.audit-default", ".ds-logs-vedette.audit-default-000001",
                   ".internal.alerts-security-000001"):  # fmt: skip
         store.show(f"{index}", NOW // 1000, index)
     store.show("a", NOW // 1000)
