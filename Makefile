@@ -6,7 +6,7 @@ LOGS   ?=
 SERVER ?= elasticsearch:8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects lock clean
+.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects schema lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,9 @@ $(VENV)/run: packaging/requirements.lock pyproject.toml
 $(VENV)/dev: $(VENV)/run packaging/requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r packaging/requirements-dev.lock
 	@touch $@
+
+schema: $(VENV)/run ## write packaging/vedette.schema.json anew
+	$(BIN)/vedette config schema > packaging/vedette.schema.json
 
 lock: ## pin every dependency by hash (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build -o packaging/requirements.lock pyproject.toml

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from agent import plugins
+from agent import artifact, plugins
+from agent.access.policy import ARTIFACTS
 from agent.alerting import Judge, Suppression
-from agent.config import Configuration, Locator, StreamConfig
-from agent.errors import ConfigError
+from agent.config import Accepted, Configuration, Locator, StreamConfig
+from agent.detect.model import ModelDetector
+from agent.detect.model import load as load_model
+from agent.errors import ConfigError, TrustError
+from agent.featurise.recipe import schema_hash
 from agent.model import Timestamp
 from agent.pipeline import Filter, Pipeline
-from agent.ports import Detector, Sink, Source
-from agent.store import Store
+from agent.ports import Detector, Referring, Sink, Source
+from agent.state import State
 from agent.stream import Stream
+from agent.trust.admission import Terms, admit
 
 T = TypeVar("T")
 
 
-def build_pipeline(configuration: Configuration, locator: Locator, stream: StreamConfig, cache: Path) -> Pipeline:
+def build_pipeline(
+    configuration: Configuration, locator: Locator, stream: StreamConfig, cache: Path, models: Sequence[Detector] = ()
+) -> Pipeline:
     """Make the detectors and filters that *stream* names; ConfigError with the line of what is wrong."""
-    detectors = [_detector(configuration, locator, name, cache) for name in stream.detectors]
+    detectors = [*(_detector(configuration, locator, name, cache) for name in stream.detectors), *models]
     filters = [
         Filter(name, {key: frozenset(values) for key, values in configuration.filters[name].items()})
         for name in stream.filters
     ]
+    ids = [one.id for one in detectors]
+    if repeated := sorted({id for id in ids if ids.count(id) > 1}):
+        raise ConfigError(f"two detectors of one stream have the id {', '.join(repeated)}")
     return Pipeline(detectors, filters)
 
 
@@ -40,17 +52,100 @@ def build_sink(configuration: Configuration, locator: Locator, name: str) -> Sin
         return _made(plugins.connector(section.type).sink, section.type, "sink")(name, section.options)
 
 
-def build_stream(configuration: Configuration, locator: Locator, id: str, store: Store) -> Stream:
-    """Make the stream *id*, standing where *store* says; its source is not open yet."""
+@dataclass(frozen=True)
+class Refusal:
+    """A model that a stream should run and does not: why."""
+
+    model: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"model {self.model} refused: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stream, and what of it was refused: the rest of it runs."""
+
+    stream: Stream
+    refused: tuple[Refusal, ...]
+
+
+def build_stream(accepted: Accepted, id: str, cache: Path, now: Timestamp) -> Built:
+    """Make the stream *id* as *accepted* says, at its very beginning; its source is not open yet.
+
+    TrustError for content that no signature covers. A model that is not admitted is refused alone.
+    """
+    configuration, locator = accepted.configuration, accepted.locator
     section = configuration.streams[id]
-    pipeline = build_pipeline(configuration, locator, section, store.folder / "cache")
+    models, refused = _models(accepted, id, now)
+    pipeline = build_pipeline(configuration, locator, section, cache, models)
+    for one in pipeline.detectors:
+        if isinstance(one, Referring) and one.unpinned:
+            place = locator("detectors", one.id)
+            raise TrustError(
+                f"{place}: detectors.{one.id}: the signature does not cover the content; add digest: {one.unpinned}"
+            )
     source = build_source(configuration, locator, section.source)
-    cursor, state = store.load(id)
-    return Stream(id, source, pipeline, build_judge(configuration, id, pipeline), cursor, state)
+    judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted))
+    return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused)
+
+
+def stamp(accepted: Accepted) -> dict[str, Any]:
+    """Return what every alert says of the configuration that it was raised under."""
+    return {"trust": accepted.trust, "configuration": {"revision": accepted.revision, "digest": accepted.digest}}
+
+
+def provenance(accepted: Accepted) -> dict[str, Any]:
+    """Return what the audit log says of the configuration that something ran under."""
+    return {"configuration": accepted.digest, "revision": accepted.revision}
+
+
+def _models(accepted: Accepted, stream: str, now: Timestamp) -> tuple[list[Detector], tuple[Refusal, ...]]:
+    """Admit the models of *stream*; those that are not admitted are named with the reason."""
+    admitted: list[Detector] = []
+    refused: list[Refusal] = []
+    for name, section in accepted.configuration.models.items():
+        if stream in section.streams:
+            try:
+                admitted.append(admit_model(accepted, name, now))
+            except (TrustError, ConfigError) as error:
+                refused.append(Refusal(name, str(error)))
+    return admitted, tuple(refused)
+
+
+def admit_model(accepted: Accepted, name: str, now: Timestamp) -> Detector:
+    """Return the model *name* as a detector; TrustError names the step of its admission that failed."""
+    section = accepted.configuration.models[name]
+    policy = accepted.policy
+    files = artifact.read(accepted.files.folder / section.path)
+    terms = Terms(
+        model=name,
+        digest=section.digest.removeprefix("sha256:"),
+        tenant=accepted.configuration.tenant,
+        keys=policy.keys_for(ARTIFACTS),
+        revoked=policy.revoked,
+        now=now,
+    )
+    found = admit(files, terms, schema_hash)
+    return ModelDetector(
+        found.manifest.id,
+        load_model(found.files),
+        found.manifest,
+        digest=found.digest,
+        signer=found.signer,
+        budget=section.budget,
+        shadow=section.state == "shadow",
+    )
 
 
 def build_judge(
-    configuration: Configuration, stream: str, pipeline: Pipeline, span: tuple[Timestamp, Timestamp] | None = None
+    configuration: Configuration,
+    stream: str,
+    pipeline: Pipeline,
+    *,
+    stamp: Mapping[str, Any],
+    span: tuple[Timestamp, Timestamp] | None = None,
 ) -> Judge:
     settings = configuration.alerts
     return Judge(
@@ -60,6 +155,7 @@ def build_judge(
         cap=settings.max_per_rule_and_hour,
         suppressions={rule: Suppression(tuple(one.by), one.minutes * 60) for rule, one in settings.suppress.items()},
         span=span,
+        stamp=stamp,
     )
 
 

@@ -15,11 +15,14 @@ from typing import Any
 
 import orjson
 
-from agent.errors import VedetteError
+from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
 
 NAME = "vedette.sock"
 _MAX_REQUEST = 1 << 20
 _TIMEOUT_S = 60.0
+
+_KINDS: Mapping[str, type[VedetteError]] = {one.__name__: one for one in (AccessDenied, ConfigError, TrustError)}
+"""Refusals that whoever asked tells apart, by exit code at least."""
 
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -61,11 +64,11 @@ class Control:
         try:
             return orjson.dumps(self._handle(orjson.loads(line)))
         except (VedetteError, orjson.JSONDecodeError) as error:
-            return orjson.dumps({"error": str(error)})
+            return orjson.dumps({"error": str(error), "kind": type(error).__name__})
 
 
 def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the running daemon's answer, or None if none runs there; its refusal raises VedetteError."""
+    """Return the running daemon's answer, or None if none runs there; its refusal is raised."""
     try:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -81,7 +84,7 @@ def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         peer.sendall(orjson.dumps(request) + b"\n")
         answer: dict[str, Any] = orjson.loads(_read_line(peer))
     if "error" in answer:
-        raise VedetteError(answer["error"])
+        raise _KINDS.get(answer["kind"], VedetteError)(answer["error"])
     return answer
 
 

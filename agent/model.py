@@ -348,8 +348,9 @@ class Finding:
     *entity* are field-value pairs; *window* is [start, end) in event time, or None for a statement about the events in
     *evidence* themselves; *key* tells apart statements of one detector about one entity and window. *row* is the row of
     the batch at hand when the finding is about one of its rows; *fields* keeps what is known of events that are not at
-    hand any more. *revision* is ``settled`` when the window that an earlier finding was about has closed: it is kept if
-    there is such an alert and it says something else by now.
+    hand any more, and under ``vedette.`` what its alert says besides. *revision* is ``settled`` when the window that an
+    earlier finding was about has closed: it is kept if there is such an alert and it says something else by now. What a
+    shadow detector finds is kept and not delivered (*deliver*).
     """
 
     detector: Description
@@ -363,6 +364,7 @@ class Finding:
     row: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     revision: Revision = "fired"
+    deliver: bool = True
 
 
 # --- what leaves ------------------------------------------------------------------------------------------------------
@@ -388,7 +390,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One document offered to a sink: a revision of an alert, never changed once it is written.
+    """One document offered to a sink: a revision of an alert or a piece of the audit log, never changed once written.
 
     *repeat* is true if it may have been offered before (restart, retry).
     """
@@ -396,6 +398,7 @@ class Document:
     id: str
     body: bytes
     repeat: bool = False
+    dataset: Literal["alert", "audit"] = "alert"
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,14 @@ class Detector(Protocol):
         """Return what runs as JSON-able data: counts, refusals as ``file:line: reason``, fields and what they cost."""
 
 
+@runtime_checkable
+class Referring(Protocol):
+    """A detector made of content that lies beside the configuration, such as a folder of rules."""
+
+    unpinned: str
+    """Digest of that content if the options do not name it, so that no signature covers it; else empty."""
+
+
 class DetectorFactory(Protocol):
     """What an entry point of the group ``vedette.detectors`` names."""
 
@@ -170,8 +178,10 @@ class DetectorFactory(Protocol):
 class Connector:
     """What an entry point of the group ``vedette.connectors`` names: how to make its source and its sink, if any.
 
-    Unknown or wrong options raise ConfigError.
+    Unknown or wrong options raise ConfigError. *keeps_audit*: its sink is a SIEM, where copies of the audit log belong
+    unless the configuration says otherwise.
     """
 
     source: Callable[[str, Mapping[str, Any]], Source] | None = None
     sink: Callable[[str, Mapping[str, Any]], Sink] | None = None
+    keeps_audit: bool = False

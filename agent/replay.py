@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agent.assemble import build_judge, build_pipeline, build_source
-from agent.config import Configuration, Locator
+from agent.assemble import build_judge, build_stream, stamp
+from agent.config import Accepted
 from agent.errors import RetryableError, VedetteError
 from agent.model import SECOND, Timestamp
 from agent.ports import Replayable
 from agent.state import State
 from agent.store import Reader, Store
-from agent.store.sqlite import backoff
+from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, run_cycle
 
 IDLE_S = 0.2
@@ -52,11 +52,11 @@ class Replay:
     error: str = ""
     stopped: threading.Event = field(default_factory=threading.Event)
 
-    def run(self, configuration: Configuration, locator: Locator, store: Store) -> None:
+    def run(self, accepted: Accepted, store: Store) -> None:
         """Work through all spans; never raises, see *error*."""
         try:
             for span in self.spans:
-                self._run(span, configuration, locator, store)
+                self._run(span, accepted, store)
                 self.spans_done += 1
         except VedetteError as error:
             self.error = str(error)
@@ -68,11 +68,11 @@ class Replay:
         return {"stream": self.stream, "spans": len(self.spans), "spans_done": self.spans_done, "read": self.read,
                 "new": self.new, "done": self.done, "failure": self.error}  # fmt: skip
 
-    def _run(self, span: Span, configuration: Configuration, locator: Locator, store: Store) -> None:
-        stream = self._make(span, configuration, locator, store)
+    def _run(self, span: Span, accepted: Accepted, store: Store) -> None:
+        stream = self._make(span, accepted, store)
         store.forget(stream.id)
         stream.source.open(stream.pipeline.projection(stream.judge.fields))
-        section = configuration.streams[self.stream]
+        section = accepted.configuration.streams[self.stream]
         before, failures = _alerts(store, stream.id), 0
         try:
             while not self.stopped.is_set():
@@ -95,18 +95,16 @@ class Replay:
             store.forget(stream.id)
             self.new += _alerts(store, stream.id) - before
 
-    def _make(self, span: Span, configuration: Configuration, locator: Locator, store: Store) -> Stream:
-        section = configuration.streams[self.stream]
-        original = build_source(configuration, locator, section.source)
-        if not isinstance(original, Replayable):
-            raise VedetteError(f"source {section.source} cannot be asked again; 'vedette scan' evaluates files anew")
+    def _make(self, span: Span, accepted: Accepted, store: Store) -> Stream:
+        stream = build_stream(accepted, self.stream, store.folder / "cache", clock()).stream
+        if not isinstance(stream.source, Replayable):
+            raise VedetteError(f"source {stream.source.id} cannot be asked again; 'vedette scan' evaluates files anew")
         begin = None if span.start is None else span.start - self.warm_up * SECOND
         cursor, _ = store.load(self.stream)
-        source = original.replay(cursor, place=span.place, start=begin, end=span.end)
-        pipeline = build_pipeline(configuration, locator, section, store.folder / "cache")
+        source = stream.source.replay(cursor, place=span.place, start=begin, end=span.end)
         bounds = (-FOREVER if span.start is None else span.start, FOREVER if span.end is None else span.end)
-        judge = build_judge(configuration, self.stream, pipeline, span=bounds)
-        return Stream(f"{self.stream}/replay", source, pipeline, judge, None, State())
+        judge = build_judge(accepted.configuration, self.stream, stream.pipeline, stamp=stamp(accepted), span=bounds)
+        return Stream(f"{self.stream}/replay", source, stream.pipeline, judge, None, State(), stream.provenance)
 
 
 def _alerts(store: Store, stream: str) -> int:

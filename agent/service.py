@@ -1,8 +1,7 @@
 """The daemon: the only room that knows all the others.
 
-Start-up is the list `Service.STEPS`. Then each stream has a thread that reads, evaluates and commits, and each sink has
-one that drains its outbox; they share the store's writer. A stream that fails backs off and shows as degraded while
-the others go on; a sick disk ends the process.
+Start-up is the list `Service.STEPS`. What works under one configuration is `Workers`; a new configuration that the law
+accepts takes their place, one that it refuses changes nothing. The main thread does what changes the whole.
 """
 
 from __future__ import annotations
@@ -14,102 +13,60 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import structlog
 
-from agent.assemble import build_sink, build_stream
-from agent.config import Configuration, Locator, StreamConfig
+from agent.access import Principal
+from agent.assemble import build_stream, provenance
+from agent.config import Accepted, Bootstrap, Files, accept, root_of
+from agent.config.revision import recall
 from agent.control import Control
-from agent.errors import RetryableError, VedetteError
+from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
 from agent.model import Chunk, Records
 from agent.pipeline import LATE, late_spans
-from agent.ports import Sink
 from agent.replay import Replay, Span
-from agent.store import Reader, Store, StoreBroken
-from agent.store.sqlite import backoff, clock
-from agent.stream import Stream, drain, process, run_cycle
+from agent.store import Reader, Store
+from agent.store.sqlite import DATABASE, clock
+from agent.stream import Stream, process
+from agent.trust.admission import expiry
+from agent.trust.manifest import instant
+from agent.workers import Runner, Workers, answer, audit_sinks
 
 log = structlog.get_logger()
 T = TypeVar("T")
-IDLE_S = 0.5
-"""Seconds between fetches of a source that had nothing new."""
-UNREAD_S = 0.05
-"""Seconds between fetches of a source that holds more and spares its upstream."""
-ONCE_PATIENCE = 5
-"""Failures in a row after which a run that is to end by itself gives up."""
-DRAIN_LIMIT = 500
-NOTES_SAID = 1000
-"""How many places that are not read a stream names in the log."""
 PRUNE_EVERY_MIN = 60
+EXPIRY_EVERY_H = 24
+FAREWELL_S = 3.0
+"""Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_THE_END = frozenset({"dead letters"})
 """A partition without a mark: reading dead letters again moves no watermark."""
 VERDICTS = ("true-positive", "false-positive", "benign")
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Runner:
-    """One stream's thread, its work queue for commands, and how it is."""
-
-    stream: Stream
-    config: StreamConfig
-    tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
-    status: str = "starting"
-    reason: str = ""
-    failures: int = 0
-    idle: threading.Event = field(default_factory=threading.Event)
-    said: set[str] = field(default_factory=set)
-    is_open: bool = False
-
-    def open(self) -> None:
-        """Open the source, once; RetryableError while its upstream cannot be reached."""
-        if not self.is_open:
-            self.stream.source.open(self.stream.pipeline.projection(self.stream.judge.fields))
-            self.is_open = True
-
-    def say_notes(self) -> None:
-        """Log what the source does not read, each place once."""
-        for place, reason in self.stream.source.notes().items():
-            if place not in self.said and len(self.said) < NOTES_SAID:
-                self.said.add(place)
-                log.warning("not read", stream=self.stream.id, place=place, reason=reason)
-
-
 class Service:
-    """Runs a configuration over a data folder until it is stopped, or with *once* until all is read and delivered."""
+    """Runs what *bootstrap* names until it is stopped, or with *once* until all is read and delivered."""
 
     STEPS: ClassVar[tuple[str, ...]] = (
         "_take_store",
-        "_build_streams",
-        "_open_sources",
-        "_open_sinks",
-        "_settle_memory",
+        "_take_configuration",
+        "_start_workers",
         "_start_chores",
         "_listen",
-        "_start_threads",
     )
 
-    def __init__(self, configuration: Configuration, locator: Locator, data: Path, *, once: bool = False) -> None:
-        self._configuration = configuration
-        self._locator = locator
-        self._data = data
+    def __init__(self, bootstrap: Bootstrap, *, once: bool = False) -> None:
+        self._bootstrap = bootstrap
+        self._root = root_of(bootstrap)
         self._once = once
         self._stop = threading.Event()
-        self._wake = threading.Event()
         self._fatal: BaseException | None = None
-        self._runners: list[_Runner] = []
-        self._sinks: dict[str, Sink] = {}
-        self._open_sink_names: set[str] = set()
-        self._threads: list[threading.Thread] = []
-        self._store: Store
+        self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._closing: list[Callable[[], object]] = []
         self._replays: list[Replay] = []
+        self._store: Store
+        self._workers: Workers
 
     def run(self) -> None:
         """Start, work, stop in order. Raises what made it stop, if that was not a signal or the end of the work."""
@@ -117,12 +74,11 @@ class Service:
         try:
             for step in self.STEPS:
                 getattr(self, step)()
-            self._store.record("", "start", {"pid": os.getpid(), "trust": "local", "by": _user()}, clock())
-            log.info("started", data=str(self._data), streams=[one.stream.id for one in self._runners], trust="local")
-            log.warning("trust: local - configuration and rules are not signed; alerts are stamped so")
-            self._wait()
+            self._work()
             if self._fatal is None:
                 self._store.record("", "stop", {"pid": os.getpid()}, clock())
+                self._store.checkpoint()
+                self._workers.stop(patience=FAREWELL_S)
         finally:
             self._shut()
         if self._fatal is not None:
@@ -132,7 +88,6 @@ class Service:
     def stop(self, *_: object) -> None:
         """Ask for an orderly end: the running cycles finish and commit, nothing new is fetched."""
         self._stop.set()
-        self._wake.set()
 
     def stop_on_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -141,173 +96,134 @@ class Service:
     # --- start-up, in order -------------------------------------------------------------------------------------------
 
     def _take_store(self) -> None:
-        self._store = Store(self._data, dead_letter_bytes=self._configuration.dead_letters.max_bytes)
+        self._store = Store(self._bootstrap.data)
         self._closing.append(self._store.close)
+        self._store.record("", "start", {"pid": os.getpid()}, clock(), actor=_user())
 
-    def _build_streams(self) -> None:
-        for id, section in self._configuration.streams.items():
-            stream = build_stream(self._configuration, self._locator, id, self._store)
-            self._runners.append(_Runner(stream, section))
-            for name, plan in stream.pipeline.plan()["detectors"].items():
-                refused = plan.get("refused", [])
-                for reason in refused:
-                    log.warning("refused", stream=id, detector=name, reason=reason)
-                log.info("plan", stream=id, detector=name, **{key: plan[key] for key in plan if _is_short(plan[key])})
+    def _take_configuration(self) -> None:
+        """Take what lies in the configuration's folder, else the last good one; without either there is no start."""
+        before, above = last_accepted(self._bootstrap, self._root)
+        try:
+            files = Files.read(self._bootstrap.configuration)
+            if before is None or files.text != before.files.text:
+                self._workers = self._adopted(accept(files, self._root, before, above=above))
+                return
+        except (TrustError, AccessDenied, ConfigError) as error:
+            self._refuse(error)
+            if before is None:
+                raise
+            log.warning("the last good configuration goes on", revision=before.revision)
+        self._workers = self._prepared(before)
 
-    def _open_sources(self) -> None:
-        """Open every source; one that cannot be reached now is tried again by its stream."""
-        for runner in self._runners:
-            self._closing.append(runner.stream.source.close)
-            try:
-                runner.open()
-            except RetryableError as error:
-                self._degrade(runner, str(error), 0.0)
-
-    def _open_sinks(self) -> None:
-        for name in sorted({name for runner in self._runners for name in runner.config.sinks}):
-            sink = build_sink(self._configuration, self._locator, name)
-            self._closing.append(sink.close)
-            self._sinks[name] = sink
-            try:
-                sink.open()
-                self._open_sink_names.add(name)
-            except RetryableError as error:
-                log.warning("sink waits", sink=name, reason=str(error))
-
-    def _settle_memory(self) -> None:
+    def _start_workers(self) -> None:
+        self._closing.append(self._stop_workers)
+        self._settle()
+        self._workers.start(strict=True)
         gc.collect()
         gc.freeze()  # compiled rules live to the end: the collector need not look at them again
+        accepted = self._workers.accepted
+        log.info("started", data=str(self._store.folder), revision=accepted.revision, trust=accepted.trust,
+                 streams=[one.stream.id for one in self._workers.runners])  # fmt: skip
+        if accepted.trust == "single-user":
+            log.warning("trust: single-user - one principal signs everything; alerts are stamped so")
 
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        settings = self._configuration.alerts
         chores = BackgroundScheduler(timezone="UTC")
-
-        def prune() -> None:
-            self._store.prune(clock(), days=settings.retention_days, max_bytes=settings.retention_bytes)
-
-        chores.add_job(prune, "interval", minutes=PRUNE_EVERY_MIN)
+        chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
+        chores.add_job(self._watch_expiry, "interval", hours=EXPIRY_EVERY_H)
         chores.start()
         self._closing.append(chores.shutdown)
 
     def _listen(self) -> None:
-        self._closing.append(Control(self._data, self.answer).close)
+        self._closing.append(Control(self._store.folder, self.answer).close)
 
-    def _start_threads(self) -> None:
-        work = [
-            *((f"stream-{one.stream.id}", self._run_stream, one) for one in self._runners),
-            *((f"sink-{name}", self._run_sink, sink) for name, sink in self._sinks.items()),
-        ]
-        for name, target, argument in work:
-            thread = threading.Thread(target=self._guard, args=(target, argument), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    # --- the law at work ----------------------------------------------------------------------------------------------
 
-    # --- the threads --------------------------------------------------------------------------------------------------
+    def _adopted(self, accepted: Accepted) -> Workers:
+        """Make what *accepted* needs; if that can be made, put it on record as what the next start goes on with."""
+        workers = self._prepared(accepted)
+        self._store.accept(accepted.revision, accepted.files.text, accepted.files.envelope, accepted.facts(), clock())
+        log.info("configuration accepted", **accepted.facts())
+        return workers
 
-    def _guard(self, target: Callable[[Any], None], argument: Any) -> None:
-        """Run a thread's work; what it cannot handle itself ends the process."""
+    def _prepared(self, accepted: Accepted) -> Workers:
+        """Build the workers of *accepted*; what of it runs and what is refused is on record before it runs."""
+        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
+        workers.build()
+        for runner in workers.runners:
+            stream = runner.stream.id
+            for name, plan in runner.stream.pipeline.plan()["detectors"].items():
+                for reason in plan.get("refused", []):
+                    log.warning("refused", stream=stream, detector=name, reason=reason)
+                said = {key: plan[key] for key in plan if _is_short(plan[key])}
+                data = {"detector": name, **said, **provenance(accepted)}
+                self._store.record(stream, "detector-loaded", data, clock())
+                log.info("plan", stream=stream, detector=name, **said)
+            for one in runner.refused:
+                data = {"model": one.model, "reason": one.reason, **provenance(accepted)}
+                self._store.record(stream, "model-refused", data, clock())
+                log.error("model refused", stream=stream, **data)
+        return workers
+
+    def _refuse(self, error: VedetteError) -> None:
+        data = {"reason": str(error), "kind": type(error).__name__}
+        self._store.record("", "configuration-refused", data, clock())
+        log.error("configuration refused", **data)
+
+    def _apply(self, by: str) -> dict[str, Any]:
+        """Look at the configuration's folder and let a new revision take the place of what runs, if the law does."""
+        old = self._workers
         try:
-            target(argument)
-        except BaseException as error:
-            self._fatal = self._fatal or error
-            self.stop()
-
-    def _run_stream(self, runner: _Runner) -> None:
-        with Reader(self._data) as reader:
-            while not self._stop.is_set():
-                self._run_tasks(runner)
-                pause = self._cycle(runner, reader)
-                if pause:
-                    self._stop.wait(pause)
-
-    def _cycle(self, runner: _Runner, reader: Reader) -> float:
-        """Do one cycle and return how many seconds to wait before the next."""
-        full = [name for name in runner.config.sinks if self._is_full(reader, name)]
-        blocking = [name for name in full if self._configuration.sinks[name].delivery == "required"]
-        if blocking:
-            return self._degrade(runner, f"sink {blocking[0]} is full, reading waits for it", IDLE_S)
-        room = [name for name in runner.config.sinks if name not in full]
-        try:
-            runner.open()
-            records = run_cycle(runner.stream, self._store, limit=runner.config.batch, sinks=room, spilled=full)
-        except StoreBroken:
+            files = Files.read(self._bootstrap.configuration)
+            if files.text == old.accepted.files.text:
+                return {"revision": old.accepted.revision, "changed": []}
+            accepted = accept(files, self._root, old.accepted)
+            workers = self._adopted(accepted)
+        except (TrustError, AccessDenied, ConfigError) as error:
+            self._refuse(error)
             raise
-        except (RetryableError, OSError) as error:
-            runner.failures += 1
-            if self._once and runner.failures >= ONCE_PATIENCE:
-                raise
-            return self._degrade(runner, str(error), backoff(runner.failures, getattr(error, "retry_after", None)))
-        except Exception as error:  # a fault of ours or a plug-in's must not take the other streams down
-            if self._once:
-                raise
-            log.exception("stream failed", stream=runner.stream.id)
-            runner.failures += 1
-            return self._degrade(runner, f"{type(error).__name__}: {error}", backoff(runner.failures))
-        runner.failures = 0
-        self._recover(runner)
-        runner.say_notes()
-        if len(records):
-            runner.idle.clear()
-            self._wake.set()
-            return 0.0
-        if not records.unread:
-            runner.idle.set()
-        return UNREAD_S if records.unread else IDLE_S
+        self._store.record("", "configuration-applied", {"revision": accepted.revision}, clock(), actor=by)
+        self._replace(workers)
+        return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
-    def _is_full(self, reader: Reader, name: str) -> bool:
-        cap = self._configuration.sinks[name].max_waiting
-        return reader.waiting(name, cap) >= cap
+    def _replace(self, workers: Workers) -> None:
+        """Let *workers* go on where those at work stop."""
+        self._workers.stop()
+        self._workers = workers
+        self._settle()
+        workers.start(strict=False)
 
-    @staticmethod
-    def _degrade(runner: _Runner, reason: str, pause: float) -> float:
-        if runner.reason != reason:
-            log.warning("degraded", stream=runner.stream.id, reason=reason)
-        runner.status, runner.reason = "degraded", reason
-        return pause
+    def _stop_workers(self) -> None:
+        self._workers.stop()
 
-    @staticmethod
-    def _recover(runner: _Runner) -> None:
-        if runner.status == "degraded":
-            log.info("recovered", stream=runner.stream.id)
-        runner.status, runner.reason = "ok", ""
+    def _settle(self) -> None:
+        """Let the store follow the configuration of the workers."""
+        accepted = self._workers.accepted
+        self._store.dead_letter_bytes = accepted.configuration.dead_letters.max_bytes
+        self._store.audit_sinks = audit_sinks(accepted)
 
-    def _run_sink(self, sink: Sink) -> None:
-        failures = 0
-        with Reader(self._data) as reader:
-            while not self._stop.is_set():
-                self._wake.clear()
-                try:
-                    if sink.id not in self._open_sink_names:
-                        sink.open()
-                        self._open_sink_names.add(sink.id)
-                    offered = drain(sink, self._store, reader, limit=DRAIN_LIMIT, now=clock())
-                    failures = 0
-                except StoreBroken:
-                    raise
-                except (RetryableError, OSError) as error:
-                    failures += 1
-                    log.warning("sink waits", sink=sink.id, reason=str(error))
-                    self._stop.wait(backoff(failures))
-                    continue
-                if not offered:
-                    self._wake.wait(IDLE_S)
+    # --- at work ------------------------------------------------------------------------------------------------------
 
-    def _wait(self) -> None:
-        """Until a signal, a fatal error, or with *once* the end of the work."""
-        with Reader(self._data) as reader:
-            while not self._stop.wait(0.05 if self._once else 1.0):
-                if self._once and self._is_done(reader):
-                    break
+    def _fail(self, error: BaseException) -> None:
+        self._fatal = self._fatal or error
         self.stop()
-        for thread in self._threads:
-            thread.join()
 
-    def _is_done(self, reader: Reader) -> bool:
-        return all(one.idle.is_set() for one in self._runners) and not any(
-            reader.waiting(name, 1) for name in self._sinks
-        )
+    def _work(self) -> None:
+        """Until a signal, a fatal error, or with *once* the end of the work."""
+        with Reader(self._store.folder) as reader:
+            while not self._stop.wait(0.05 if self._once else 0.2):
+                while not self._tasks.empty():
+                    answer(*self._tasks.get())
+                if self._once and self._workers.is_done(reader):
+                    break
+        self._workers.stop_reading()
+
+    def _in_main(self, work: Callable[[], T]) -> T:
+        future: Future[T] = Future()
+        self._tasks.put((work, future))
+        return future.result(timeout=60)
 
     def _shut(self) -> None:
         while self._closing:
@@ -316,18 +232,55 @@ class Service:
             except Exception as error:
                 log.error("closing failed", reason=str(error))
 
+    def _prune(self) -> None:
+        settings = self._workers.accepted.configuration.alerts
+        self._store.prune(clock(), days=settings.retention_days, max_bytes=settings.retention_bytes)
+
+    def _watch_expiry(self) -> None:
+        """Put on record which models expire or have expired; start anew without those that must not go on."""
+        workers = self._workers
+        models = workers.accepted.configuration.models
+        stop = False
+        for runner in workers.runners:
+            for one in runner.models:
+                text = expiry(one.manifest, clock())
+                if text:
+                    data = {"model": one.id, "text": text}
+                    self._store.record(runner.stream.id, "model-expiry", data, clock())
+                    log.warning("model expiry", stream=runner.stream.id, **data)
+                    stop = stop or (clock() >= instant(one.manifest.not_after) and models[one.id].on_expiry == "stop")
+        if stop:
+            self._in_main(self._restart_workers)
+
+    def _restart_workers(self) -> None:
+        """Admit and build everything anew under the configuration that runs."""
+        self._replace(self._prepared(self._workers.accepted))
+
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Do what a command asks of the running daemon."""
-        if request.get("do") == "ack":
-            return acknowledge(self._store, request)
-        if request.get("do") == "retry":
-            return {"retried": sum(self._on_stream(one, partial(self._retry, one)) for one in self._runners)}
-        if request.get("do") == "replay":
-            return self._replay(request)
-        if request.get("do") == "status":
-            return {one.stream.id: {"status": one.status, "reason": one.reason} for one in self._runners}
+        """Do what a command asks of the running daemon; what it refuses is on record too."""
+        try:
+            return self._do(request)
+        except VedetteError as error:
+            data = {"command": str(request.get("do"))[:64], "reason": str(error)[:1000]}
+            self._store.record("", "command-refused", data, clock(), actor=str(request.get("by", "")))
+            raise
+
+    def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        workers, by = self._workers, str(request.get("by", ""))
+        match request.get("do"):
+            case "ack":
+                return acknowledge(self._store, request)
+            case "retry":
+                done = (workers.on_stream(one, partial(self._retry, one, by)) for one in workers.runners)
+                return {"retried": sum(done)}
+            case "replay":
+                return self._replay(request)
+            case "apply":
+                return self._in_main(partial(self._apply, by))
+            case "status":
+                return {one.stream.id: one.status for one in workers.runners}
         raise VedetteError(f"unknown request {request.get('do')!r}")
 
     def _replay(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -336,46 +289,57 @@ class Service:
         if request.get("spans") is not None or request.get("late"):
             if running and not running.done:
                 raise VedetteError(f"a replay of stream {running.stream} runs already; wait for it")
-            running = replay_of(request, self._late)
+            running = replay_of(request, self._late, self._store)
             self._replays.append(running)
-            self._store.record(running.stream, "replay", {"by": request["by"], "spans": len(running.spans)}, clock())
-            work = partial(running.run, self._configuration, self._locator, self._store)
+            work = partial(running.run, self._workers.accepted, self._store)
             threading.Thread(target=work, name="replay", daemon=True).start()
             self._closing.append(running.stopped.set)
         if running is None:
             raise VedetteError("no replay has run since the start")
         if running.done:
-            self._wake.set()
+            self._workers.wake()
         return running.report()
 
     def _late(self, stream: str) -> list[Span]:
         """Take the late spans of *stream* out of its state."""
-        runner = next(one for one in self._runners if one.stream.id == stream)
-        return self._on_stream(runner, partial(take_late, runner.stream, self._store))
+        runner = next(one for one in self._workers.runners if one.stream.id == stream)
+        return self._workers.on_stream(runner, partial(take_late, runner.stream, self._store))
 
-    def _on_stream(self, runner: _Runner, work: Callable[[], T]) -> T:
-        future: Future[T] = Future()
-        runner.tasks.put((work, future))
-        return future.result(timeout=60)
-
-    @staticmethod
-    def _run_tasks(runner: _Runner) -> None:
-        while not runner.tasks.empty():
-            work, future = runner.tasks.get()
-            try:
-                future.set_result(work())
-            except Exception as error:
-                future.set_exception(error)
-
-    def _retry(self, runner: _Runner) -> int:
-        with Reader(self._data) as reader:
-            return retry_dead_letters(runner.stream, self._store, reader, sinks=runner.config.sinks)
+    def _retry(self, runner: Runner, by: str) -> int:
+        with Reader(self._store.folder) as reader:
+            return retry_dead_letters(runner.stream, self._store, reader, sinks=runner.config.sinks, by=by)
 
 
-def replay_of(request: Mapping[str, Any], late: Callable[[str], Sequence[Span]]) -> Replay:
-    """Return the replay that *request* describes; *late* gives the spans of a stream that came too late."""
+def last_accepted(bootstrap: Bootstrap, root: list[Principal]) -> tuple[Accepted | None, int]:
+    """Return the configuration that ran last over the data, if it still verifies, and its number (0: none has)."""
+    if not (bootstrap.data / DATABASE).exists():
+        return None, 0
+    with Reader(bootstrap.data) as reader:
+        kept = [Files(bootstrap.configuration, text, envelope) for text, envelope in reader.configurations(2)]
+    return recall(kept, root)
+
+
+def accepted_last(bootstrap: Bootstrap) -> Accepted:
+    """Return the configuration that ran last over the data; TrustError if there is none that verifies."""
+    accepted, _ = last_accepted(bootstrap, root_of(bootstrap))
+    if accepted is None:
+        raise TrustError(f"no configuration has been accepted in {bootstrap.data}: 'vedette run' takes one")
+    return accepted
+
+
+def resumed(accepted: Accepted, id: str, store: Store) -> Stream:
+    """Return the stream *id*, standing where *store* says; its source is not open."""
+    stream = build_stream(accepted, id, store.folder / "cache", clock()).stream
+    stream.cursor, stream.state = store.load(id)
+    return stream
+
+
+def replay_of(request: Mapping[str, Any], late: Callable[[str], Sequence[Span]], store: Store) -> Replay:
+    """Return the replay that *request* describes, on record now; *late* gives a stream's spans that came too late."""
     stream = str(request["stream"])
     spans = late(stream) if request.get("late") else [Span(**one) for one in request["spans"]]
+    asked = {"late": bool(request.get("late")), "spans": request.get("spans") or len(spans)}
+    store.record(stream, "replay", asked, clock(), actor=str(request["by"]))
     return Replay(stream, spans, warm_up=int(request.get("warm_up") or 0))
 
 
@@ -407,7 +371,7 @@ def acknowledge(store: Store, request: Mapping[str, Any]) -> dict[str, Any]:
     return {"acknowledged": len(request["ids"])}
 
 
-def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: Sequence[str]) -> int:
+def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: Sequence[str], by: str) -> int:
     """Read the stream's dead letters again, as far as their bytes are kept; return how many are scored now."""
     letters = [one for one in reader.dead_letters() if one["stream"] == stream.id and one["raw"] is not None]
     if not letters:
@@ -418,6 +382,7 @@ def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: S
     )
     records = Records(letters[0]["source"], chunks, stream.cursor or {}, clock(), unread=_NOT_THE_END)
     identities = {one["identity"] for one in letters}
+    store.record(stream.id, "dead-letters-retried", {"records": len(letters)}, clock(), actor=by)
     process(stream, store, records, sinks=sinks, released=sorted(identities))
     return len(identities) - sum(one["identity"] in identities for one in reader.dead_letters())
 

@@ -25,10 +25,11 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
 
     ``path: builtin`` means the rules that come with Vedette.
 
-    ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id.
+    ``digest`` names the content that must lie there (`plan` prints it); a signed configuration has to, for rules of its
+    own. ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id.
     Rules that cannot run do not stop the others: `plan` names them.
     """
-    known = {"path": str, "min_level": str, "status": list, "exclude": list}
+    known = {"path": str, "digest": str, "min_level": str, "status": list, "exclude": list}
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"detector {id}: unknown option {name!r}; there are: {', '.join(known)}")
@@ -38,7 +39,7 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
         raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
     if options.get("min_level", LEVELS[0]) not in LEVELS:
         raise ConfigError(f"detector {id}: min_level must be one of {', '.join(LEVELS)}, got {options['min_level']!r}")
-    return SigmaDetector(id, load(place(options["path"]), cache), options)
+    return SigmaDetector(id, load(place(options["path"]), cache, options.get("digest", "")), options)
 
 
 def place(path: str) -> Path:
@@ -53,6 +54,7 @@ class SigmaDetector:
 
     def __init__(self, id: str, collection: Collection, options: Mapping[str, Any]) -> None:
         self.id = id
+        self.unpinned = "" if options.get("path") == "builtin" or "digest" in options else collection.content
         self._collection = collection
         self._ruleset = Path(options.get("path", "")).name
         self._left_out: Counter[str] = Counter()
@@ -135,6 +137,7 @@ class SigmaDetector:
         keywords = [rule for rule in rules if any(leaf[1] is None for leaf in leaves(rule.condition))]
         return {
             "rules": len(rules),
+            "digest": self._collection.content,
             "levels": dict(Counter(rule.level for rule in rules)),
             "left_out": {reason: number for reason, number in self._left_out.items() if reason},
             "refused": list(self._collection.refused),

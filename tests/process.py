@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.signing import signed
+
 VEDETTE = [sys.executable, "-m", "agent"]
 
 
@@ -32,7 +34,7 @@ class Process:
 
     def launch(self, *options: str) -> subprocess.Popen[bytes]:
         (self.data / "vedette.sock").unlink(missing_ok=True)
-        command = [*VEDETTE, "run", *options, "-c", str(self.config), "-d", str(self.data)]
+        command = [*VEDETTE, "run", *options, "-b", str(signed(self.config, self.data))]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         return self.process

@@ -95,10 +95,13 @@ def _rule(finding: Finding) -> dict[str, Any]:
 
 
 def _own(finding: Finding, tenant: str, stream: str, partial: bool, cut: int) -> dict[str, Any]:
-    """Return `vedette.*`: trust, where it ran, why it fired, and pointers to the evidence."""
+    """Return `vedette.*`: where it ran, why it fired, pointers to the evidence, and what the finding adds.
+
+    A model adds `model.id`, `model.digest`, `model.signer` (text), `score.raw`, `score.p_value` and `score.budget`
+    (numbers); windows add `evidence.total` (a number), what a cap has touched `capped` (true).
+    """
     why = finding.explanation
     own: dict[str, Any] = {
-        "trust": "local",
         "revision": finding.revision,
         "tenant": tenant,
         "stream": stream,
@@ -125,17 +128,23 @@ def _own(finding: Finding, tenant: str, stream: str, partial: bool, cut: int) ->
     if finding.entity:
         own["entity"] = dict(finding.entity)
     if finding.score is not None:
-        own["score"] = finding.score
+        own["score"] = {"value": finding.score}
     if why.maturity is not None:
         own["maturity"] = why.maturity
     if finding.detector.false_positives:
         own["false_positives"] = list(finding.detector.false_positives)
     if cut:
         own["original_cut"] = cut
-    own |= {
-        name.removeprefix("vedette."): value for name, value in finding.fields.items() if name.startswith("vedette.")
-    }
+    for name, value in finding.fields.items():
+        if name.startswith("vedette."):
+            _put(own, name.removeprefix("vedette.").split("."), value)
     return own
+
+
+def _put(place: dict[str, Any], path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        place = place.setdefault(part, {})
+    place[path[-1]] = value
 
 
 def _text(value: Any) -> str:

@@ -131,14 +131,17 @@ class Judge:
         stream: str,
         cap: int | None,
         suppressions: Mapping[str, Suppression] | None = None,
+        stamp: Mapping[str, Any] | None = None,
         span: tuple[Timestamp, Timestamp] | None = None,
     ) -> None:
-        """With a *span*, findings about other times than [start, end) make no alerts."""
+        """*stamp*: what every alert says under ``vedette`` of the configuration it was raised under; without one it is
+        ``trust: local``. With a *span*, findings about other times than [start, end) make no alerts."""
         self._normaliser = normaliser
         self._tenant = tenant
         self._stream = stream
         self._cap = cap
         self._suppressions = suppressions or {}
+        self._stamp = stamp or {"trust": "local"}
         self._span = span
 
     @property
@@ -178,7 +181,8 @@ class Judge:
     def _alerts(
         self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, records: Records, state: StateView
     ) -> list[Alert]:
-        deliver, storm = self._let_out(finding, state) if finding.revision == "fired" else (True, None)
+        counts = finding.deliver and finding.revision == "fired"
+        deliver, storm = self._let_out(finding, state) if counts else (finding.deliver, None)
         body = self._build(finding, id, source, records.as_of, partial)
         old = finding.time < records.backfill
         if old:
@@ -194,9 +198,11 @@ class Judge:
     def _build(
         self, finding: Finding, id: str, source: Mapping[str, Any], as_of: Timestamp, partial: bool
     ) -> dict[str, Any]:
-        return document.build(
+        body = document.build(
             finding, id, source, tenant=self._tenant, stream=self._stream, as_of=as_of, partial=partial
         )
+        body["vedette"] |= self._stamp
+        return body
 
     def _id(self, finding: Finding, source: Mapping[str, Any]) -> str:
         """Return the alert's id. *source* is what was evaluated: whether the rest can still be had must not matter."""

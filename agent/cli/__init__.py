@@ -11,7 +11,7 @@ import sys
 import typer
 
 from agent import plugins
-from agent.cli import alerts, deadletter, demo, run, siem
+from agent.cli import alerts, audit, config, deadletter, demo, features, keys, model, run, siem
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 _CODES: tuple[tuple[type[VedetteError], int], ...] = (
@@ -29,13 +29,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("init")(config.init)
 app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("demo")(demo.demo)
 app.command("setup")(siem.setup)
 app.command("doctor")(siem.doctor)
 app.command("replay")(siem.replay)
+app.command("features")(features.features)
+app.add_typer(config.app, name="config")
+app.add_typer(model.app, name="model")
+app.add_typer(keys.app, name="access")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(audit.app, name="audit")
 app.add_typer(deadletter.app, name="deadletter")
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+from agent.cli.keys import login
+from agent.cli.options import BOOTSTRAP, DATA, AsJson, Bootstrap, Data
+
+if TYPE_CHECKING:
+    from agent.config import Bootstrap as Where
 
 app = typer.Typer(help="Look at records that could not be read, and try them again.", no_args_is_help=True)
 
@@ -44,35 +48,35 @@ def list_(
 
 
 @app.command()
-def retry(config: Config = CONFIG, data: Data = DATA) -> None:
+def retry(bootstrap: Bootstrap = BOOTSTRAP) -> None:
     """Read dead letters again with today's mappings; what can be read now is scored and leaves the list.
 
-    A running daemon does it; without one, the command does it itself with the configuration.
+    A running daemon does it; without one, the command does it itself with the configuration that was accepted last.
 
-    Example: vedette deadletter retry -c vedette.yml
+    Example: vedette deadletter retry -b bootstrap.yml
     """
     from agent.cli.terminal import say
+    from agent.config import load_bootstrap
     from agent.control import ask
 
-    answer = ask(data, {"do": "retry"})
-    retried = answer["retried"] if answer is not None else _retry_here(config, data)
+    where = load_bootstrap(bootstrap)
+    answer = ask(where.data, {"do": "retry", "by": login()})
+    retried = answer["retried"] if answer is not None else _retry_here(where)
     say(f"{retried} read and scored")
 
 
-def _retry_here(config: Config, data: Data) -> int:
-    from agent.assemble import build_stream
-    from agent.config import load
-    from agent.service import retry_dead_letters
+def _retry_here(where: Where) -> int:
+    from agent.service import accepted_last, resumed, retry_dead_letters
     from agent.store import Reader, Store
 
-    configuration, locator = load(config)
-    store = Store(data)
+    accepted = accepted_last(where)
+    store = Store(where.data)
     try:
         done = 0
-        for name, section in configuration.streams.items():
-            stream = build_stream(configuration, locator, name, store)
-            with Reader(data) as reader:
-                done += retry_dead_letters(stream, store, reader, sinks=section.sinks)
+        for name, section in accepted.configuration.streams.items():
+            stream = resumed(accepted, name, store)
+            with Reader(where.data) as reader:
+                done += retry_dead_letters(stream, store, reader, sinks=section.sinks, by=login())
             stream.source.close()
         return done
     finally:

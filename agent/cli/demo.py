@@ -7,19 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.cli import audit
 from agent.cli.terminal import safe, say, table
 
 if TYPE_CHECKING:
     from agent.demo import Scorecard, Verdict
 
-CONFIG = "vedette.yml"
 _ORDER = ("critical", "high", "medium", "low", "informational")
 
 
@@ -30,26 +29,36 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where the demo works; it is made anew.")] = Path(".demo"),
     seed: Annotated[int, typer.Option("--seed", help="Another seed makes another day.")] = 7,
 ) -> None:
-    """Run the daemon's own pipeline over a day of made-up logs with attacks in it, and show what it found.
+    """Run the daemon over a day of made-up logs with attacks in it, with a model of its own, and show what it found.
+
+    All that a real set-up has is here: keys of two people, a model that one of them signs, a configuration that the
+    other approves, and an audit log that is verified at the end.
 
     Example: vedette demo --logs /var/log
     """
-    from agent.config import load
+    from agent.config import load_bootstrap
     from agent.demo import generate, judge, last_working_day
+    from agent.demo.setup import SetUp
     from agent.service import Service
     from agent.store import Reader
 
     _make_room(folder)
     labels = None
+    site = SetUp(folder, logs or folder / "logs")
     if logs is None:
         begin = time.perf_counter()
         labels = generate(folder / "logs", seed=seed, day=last_working_day(datetime.now(UTC).date()))
         say(f"made {labels.total:,} records of {labels.day} in {time.perf_counter() - begin:.1f} s: {folder / 'logs'}")
-    config = _write_config(folder, logs or folder / "logs", template=CONFIG if logs is None else "own_logs.yml")
+        begin = time.perf_counter()
+        with _Progress("training on four weeks of SSH logins …"):
+            trained = site.train(folder / "logs" / "history")
+        say(f"trained model {trained} in {time.perf_counter() - begin:.1f} s; signed by dana (data-scientist)")
+    site.approve()
+    say("configuration revision 1: approved and signed by alex (admin)")
     _quiet()
     begin = time.perf_counter()
-    with _Progress():
-        Service(*load(config), folder / "data", once=True).run()
+    with _Progress("reading, scoring, committing …"):
+        Service(load_bootstrap(site.bootstrap), once=True).run()
     taken = time.perf_counter() - begin
     with Reader(folder / "data") as reader:
         alerts = list(reader.alerts())
@@ -57,7 +66,9 @@ def demo(
     _print_alerts(alerts)
     if labels is not None:
         _print_score(judge(labels, (alert["document"] for alert in alerts)))
-    _print_next(folder, config, alerts)
+    say("\nthe audit log", "bold")
+    audit.verify(data=folder / "data")
+    _print_next(folder, site.bootstrap, alerts)
 
 
 def _make_room(folder: Path) -> None:
@@ -72,14 +83,6 @@ def _make_room(folder: Path) -> None:
     mark.touch()
 
 
-def _write_config(folder: Path, logs: Path, template: str) -> Path:
-    text = files("agent.demo").joinpath(template).read_text("utf-8")
-    text = text.replace("{logs}", str(logs.resolve()))
-    config = folder / CONFIG
-    config.write_text(text)
-    return config
-
-
 def _quiet() -> None:
     """Only warnings from the service: the demo prints its own summary."""
     import logging
@@ -92,11 +95,14 @@ def _quiet() -> None:
 class _Progress:
     """A progress line on a terminal while the service works; nothing elsewhere."""
 
+    def __init__(self, text: str) -> None:
+        self._text = text
+
     def __enter__(self) -> None:
         from rich.console import Console
 
         console = Console(stderr=True)
-        self._status = console.status("reading, scoring, committing …") if console.is_terminal else None
+        self._status = console.status(self._text) if console.is_terminal else None
         if self._status:
             self._status.start()
 
@@ -167,7 +173,7 @@ def _stories(card: Scorecard) -> int:
     return len({verdict.story.id for verdict in card.attacks})
 
 
-def _print_next(folder: Path, config: Path, alerts: list[dict[str, Any]]) -> None:
+def _print_next(folder: Path, bootstrap: Path, alerts: list[dict[str, Any]]) -> None:
     vedette, data = shutil.which("vedette") or ".venv/bin/vedette", folder / "data"
     vedette = ".venv/bin/vedette" if Path(".venv/bin/vedette").exists() else vedette
     worst = min(alerts, key=lambda alert: _ORDER.index(alert["level"]), default=None)
@@ -175,10 +181,13 @@ def _print_next(folder: Path, config: Path, alerts: list[dict[str, Any]]) -> Non
     say(f"  {vedette} alerts list --data {data} --min-level high")
     if worst is not None:
         say(f"  {vedette} alerts show {worst['id'][:8]} --data {data}")
+        say(f"  {vedette} audit prove {worst['id'][:8]} --data {data}        (why it fired, and who allowed it)")
         say(f"  {vedette} alerts ack {worst['id'][:8]} --data {data} --verdict true-positive")
     say(f"  {vedette} alerts export --data {data} --format csv -o alerts.csv")
     say(f"  {vedette} deadletter list --data {data}")
-    say(f"  {vedette} plan -c {config} --data {data}")
+    say(f"  {vedette} audit show --data {data}")
+    say(f"  {vedette} model list -b {bootstrap}")
+    say(f"  {vedette} plan -c {folder / 'vedette.yml'} --data {data}")
     say("  make demo LOGS=/var/log        (your own files)")
 
 

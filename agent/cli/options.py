@@ -16,5 +16,12 @@ Data = Annotated[
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="VEDETTE_CONFIG", help="Configuration file (vedette.yml).")
 ]
+Bootstrap = Annotated[
+    Path,
+    typer.Option(
+        "--bootstrap", "-b", envvar="VEDETTE_BOOTSTRAP", help="What names data folder, configuration and trust root."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document a line on standard output.")]
+BOOTSTRAP = Path("/etc/vedette/bootstrap.yml")
 CONFIG = Path("vedette.yml")

@@ -7,25 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+from agent.cli.options import BOOTSTRAP, CONFIG, DATA, AsJson, Bootstrap, Config, Data
 from agent.ports import Estimable
 
 
 def run(
-    config: Config = CONFIG,
-    data: Data = DATA,
+    bootstrap: Bootstrap = BOOTSTRAP,
     once: Annotated[bool, typer.Option("--once", help="Stop when everything is read and delivered.")] = False,
 ) -> None:
     """Read, detect and deliver until a signal (SIGTERM or Ctrl-C ends in order).
 
-    Example: vedette run -c vedette.yml --data /var/lib/vedette
+    Runs the newest configuration that is signed by principals who may; without one there is no start ('vedette init').
+
+    Example: vedette run -b /etc/vedette/bootstrap.yml
     """
-    from agent.config import load
+    from agent.config import load_bootstrap
     from agent.service import Service
 
     start_logging()
-    configuration, locator = load(config)
-    service = Service(configuration, locator, data, once=once)
+    service = Service(load_bootstrap(bootstrap), once=once)
     service.stop_on_signals()
     service.run()
 

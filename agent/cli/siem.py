@@ -8,14 +8,17 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli.options import CONFIG, DATA, AsJson, Config, Data
+from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config
 from agent.config.model import SinkConfig
 from agent.errors import ConfigError, VedetteError
 from agent.ports import Check, Examinable, Sink, Source
+
+if TYPE_CHECKING:
+    from agent.config import Accepted
 
 _STYLES = {"changed": "cyan", "warning": "yellow", "failed": "bold red"}
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -31,7 +34,7 @@ def setup(
     api_key_file: Annotated[str | None, typer.Option(help="File with an API key instead (Elasticsearch).")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Install what the alert stream needs: ingest pipeline, mapping and index template. A second run changes nothing.
+    """Install what alerts and the audit log need: ingest pipelines, mappings, templates. A second run changes nothing.
 
     Example: vedette setup -c vedette.yml --username admin --password-file admin.password
     """
@@ -53,7 +56,8 @@ def setup(
                 roles[_unused(roles, name, part.id, body)] = body
         print_json([roles])
         return
-    account = {"username": username, "password_file": password_file, "api_key_file": api_key_file}
+    secrets = {"password": password_file, "api_key": api_key_file}
+    account = {"username": username, **{name: f"file:{file}" for name, file in secrets.items() if file}}
     fields = {name: field.type for name, field in catalogue().fields.items()}
     checks: list[Check] = []
     for name, section in configuration.sinks.items():
@@ -93,8 +97,7 @@ def doctor(config: Config = CONFIG, as_json: AsJson = False) -> None:
 
 
 def replay(
-    config: Config = CONFIG,
-    data: Data = DATA,
+    bootstrap: Bootstrap = BOOTSTRAP,
     stream: Annotated[str | None, typer.Option(help="Which stream; needed if there are several.")] = None,
     index: Annotated[str | None, typer.Option(help="Read this index again, a copy or restored one too.")] = None,
     begin: Annotated[str | None, typer.Option("--from", help="Events from this time on (ISO 8601).")] = None,
@@ -109,46 +112,51 @@ def replay(
 
     A running daemon does it; without one, the command does it itself and the next run sends what is new.
 
-    Example: vedette replay -c vedette.yml --from 2026-11-01T00:00Z --to 2026-11-02T00:00Z
+    Example: vedette replay -b bootstrap.yml --from 2026-11-01T00:00Z --to 2026-11-02T00:00Z
     """
     from agent.cli.terminal import print_json, say
-    from agent.config import load
+    from agent.config import load_bootstrap
     from agent.control import ask
+    from agent.service import accepted_last
 
     if bool(index or begin or end) == late:
         raise typer.BadParameter("say what to read again: --index, --from and --to, or --late")
-    configuration, locator = load(config)
-    name = _stream(configuration.streams, stream)
+    where = load_bootstrap(bootstrap)
+    accepted = accepted_last(where)
+    name = _stream(accepted.configuration.streams, stream)
     spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
     request = {"do": "replay", "stream": name, "spans": spans, "late": late, "warm_up": _duration(warm_up),
                "by": getpass.getuser()}  # fmt: skip
-    report = ask(data, request)
+    report = ask(where.data, request)
     if report is None:
-        report = _replay_here(request, configuration, locator, data)
+        report = _replay_here(request, accepted, where.data)
     else:
         with _Waiting(as_json) as waiting:
             while not report["done"]:
                 waiting.show(report)
                 time.sleep(0.5)
-                report = ask(data, {"do": "replay"}) or {**report, "done": True, "failure": "the daemon has ended"}
+                report = ask(where.data, {"do": "replay"}) or {
+                    **report,
+                    "done": True,
+                    "failure": "the daemon has ended",
+                }
     if report["failure"]:
         raise VedetteError(f"replay ended early after {report['read']:,} events: {report['failure']}")
     if as_json:
         print_json([report])
     else:
-        where = f" in {report['spans']} spans of time" if late else ""
-        say(f"read {report['read']:,} events again{where}; new alerts: {report['new']:,}")
+        hours = f" in {report['spans']} spans of time" if late else ""
+        say(f"read {report['read']:,} events again{hours}; new alerts: {report['new']:,}")
 
 
-def _replay_here(request: Mapping[str, Any], configuration: Any, locator: Any, data: Path) -> dict[str, Any]:
-    from agent.assemble import build_stream
-    from agent.service import replay_of, take_late
+def _replay_here(request: Mapping[str, Any], accepted: Accepted, data: Path) -> dict[str, Any]:
+    from agent.service import replay_of, resumed, take_late
     from agent.store import Store
 
     store = Store(data)
     try:
-        job = replay_of(request, lambda name: take_late(build_stream(configuration, locator, name, store), store))
-        job.run(configuration, locator, store)
+        job = replay_of(request, lambda name: take_late(resumed(accepted, name, store), store), store)
+        job.run(accepted, store)
         return job.report()
     finally:
         store.close()

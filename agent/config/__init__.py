@@ -1,9 +1,24 @@
-"""The configuration file: read once at start, every key known, every error with its line.
+"""The configuration: every key known, every error with its line, and the law of what may run.
 
-`load` is the one door. It reads `vedette.yml` as it lies; nothing here verifies who wrote it.
+`load` reads a `vedette.yml` as it lies and verifies nobody: for commands that only look. What the daemon runs comes
+through `accept` alone: signed, by principals who may, and newer than what ran before.
 """
 
-from agent.config.load import Locator, load
-from agent.config.model import Configuration, SinkConfig, StreamConfig
+from agent.config.load import Locator, load, load_bootstrap
+from agent.config.model import Bootstrap, Configuration, ModelConfig, SinkConfig, StreamConfig
+from agent.config.revision import Accepted, Files, accept, root_of
 
-__all__ = ["Configuration", "Locator", "SinkConfig", "StreamConfig", "load"]
+__all__ = [
+    "Accepted",
+    "Bootstrap",
+    "Configuration",
+    "Files",
+    "Locator",
+    "ModelConfig",
+    "SinkConfig",
+    "StreamConfig",
+    "accept",
+    "load",
+    "load_bootstrap",
+    "root_of",
+]

@@ -4,26 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from agent.config.model import Configuration
+from agent.config.model import Bootstrap, Configuration
 from agent.errors import ConfigError
 
 Lines = dict[tuple[str, ...], int]
 MAX_BYTES = 1 << 20
 
 
+SectionT = TypeVar("SectionT", bound=BaseModel)
+
+
 def load(path: Path) -> tuple[Configuration, Locator]:
     """Return the configuration in *path* and where each key stands; ConfigError names file, line and key."""
+    return parse(read(path), path)
+
+
+def parse(text: bytes, path: Path) -> tuple[Configuration, Locator]:
+    """Return the configuration that *text* is; *path* is where errors say that it stands."""
+    configuration, locator = _parse(Configuration, text, path)
+    _check_names(configuration, locator)
+    return configuration, locator
+
+
+def load_bootstrap(path: Path) -> Bootstrap:
+    """Return what *path* says, its paths made absolute."""
+    bootstrap, _ = _parse(Bootstrap, read(path), path)
+    base = path.resolve().parent
+    return bootstrap.model_copy(update={"data": base / bootstrap.data, "configuration": base / bootstrap.configuration})
+
+
+def read(path: Path) -> bytes:
+    """Return what a file of at most `MAX_BYTES` holds."""
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from None
     if len(text) > MAX_BYTES:
-        raise ConfigError(f"configuration is {len(text)} bytes, at most {MAX_BYTES} are read", str(path))
+        raise ConfigError(f"configuration of more than {MAX_BYTES} bytes: at most so many are read", str(path))
+    return text
+
+
+def read_yaml(text: bytes, path: Path) -> tuple[Any, Locator]:
+    """Return the data in *text* and where each key stands; no aliases, no repeated keys, no tags."""
     try:
         node = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
@@ -32,13 +60,15 @@ def load(path: Path) -> tuple[Configuration, Locator]:
         raise ConfigError(f"not YAML: {error.problem}", f"{path}:{line}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"not YAML: {error}", str(path)) from None
-    locator = Locator(path, dict(_lines(node)))
+    return data, Locator(path, dict(_lines(node)))
+
+
+def _parse(model: type[SectionT], text: bytes, path: Path) -> tuple[SectionT, Locator]:
+    data, locator = read_yaml(text, path)
     try:
-        configuration = Configuration.model_validate(data)
+        return model.model_validate(data), locator
     except ValidationError as error:
         raise ConfigError("; ".join(_say(problem, locator) for problem in error.errors())) from None
-    _check_names(configuration, locator)
-    return configuration, locator
 
 
 class Locator:
@@ -95,7 +125,7 @@ def _say(problem: Any, locator: Locator) -> str:
 
 
 def _check_names(configuration: Configuration, locator: Locator) -> None:
-    """Every name that a stream uses must be defined."""
+    """Every name that is used must be defined."""
     for stream_id, stream in configuration.streams.items():
         uses: dict[str, tuple[list[str], Mapping[str, object]]] = {
             "source": ([stream.source], configuration.sources),
@@ -104,8 +134,14 @@ def _check_names(configuration: Configuration, locator: Locator) -> None:
             "filters": (stream.filters, configuration.filters),
         }
         for key, (names, defined) in uses.items():
-            for number, name in enumerate(names):
-                if name not in defined:
-                    known = ", ".join(sorted(defined)) or "none is defined"
-                    place = locator("streams", stream_id, key, number)
-                    raise ConfigError(f"streams.{stream_id}.{key}: no {name!r}; there is: {known}", place)
+            _check_defined(names, defined, locator, "streams", stream_id, key)
+    for model_id, model in configuration.models.items():
+        _check_defined(model.streams, configuration.streams, locator, "models", model_id, "streams")
+    _check_defined(configuration.audit.sinks or (), configuration.sinks, locator, "audit", "sinks")
+
+
+def _check_defined(names: Sequence[str], defined: Mapping[str, object], locator: Locator, *keys: str) -> None:
+    for number, name in enumerate(names):
+        if name not in defined:
+            known = ", ".join(sorted(defined)) or "none is defined"
+            raise ConfigError(f"{'.'.join(keys)}: no {name!r}; there is: {known}", locator(*keys, number))

@@ -1,12 +1,16 @@
-"""What `vedette.yml` may say."""
+"""What `vedette.yml` and `bootstrap.yml` may say."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from agent.access import PERMISSIONS, Permission, Role
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 class _Section(BaseModel):
@@ -62,14 +66,83 @@ class DeadLettersConfig(_Section):
     max_bytes: int = Field(default=1 << 30, ge=0)
 
 
+class ModelConfig(_Section):
+    """Which artifact runs, in which state, on which streams, and how many alerts a day it may raise."""
+
+    path: str
+    """The artifact's folder; relative to the configuration's own."""
+    digest: Digest
+    """What `vedette model verify` prints: nothing else than this runs."""
+    streams: list[Name] = Field(min_length=1)
+    state: Literal["active", "shadow"] = "active"
+    """A shadow model is scored and counted and raises no alert."""
+    budget: float = Field(gt=0, le=1_000_000)
+    """Alerts a day; the threshold follows from it and from the calibration."""
+    on_expiry: Literal["warn", "stop"] = "warn"
+    """What happens when it expires while it runs: go on with a daily warning, or stop."""
+
+
+class PrincipalConfig(_Section):
+    """Somebody who signs: what they are and their public key (PEM, P-256)."""
+
+    roles: list[Role]
+    key: str
+
+
+class AccessConfig(_Section):
+    """Who may change what. *permissions* has a row for each section that the default table is not right for."""
+
+    principals: dict[Name, PrincipalConfig] = {}
+    permissions: dict[str, Permission] = {}
+    revoked: list[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = []
+    """Key ids and artifact digests that count for nothing any more, from now on."""
+
+    @field_validator("permissions")
+    @classmethod
+    def _known(cls, rows: dict[str, Permission]) -> dict[str, Permission]:
+        if unknown := sorted(set(rows) - set(PERMISSIONS)):
+            raise ValueError(f"no permission {', '.join(unknown)}; there are: {', '.join(PERMISSIONS)}")
+        return rows
+
+
+class AuditConfig(_Section):
+    """Where copies of the audit log go: *sinks*, or where none is named every sink that is a SIEM."""
+
+    sinks: list[Name] | None = None
+
+
 class Configuration(_Section):
     """The whole file."""
 
+    revision: int = Field(default=0, ge=0)
+    """Its number: what is signed and applied must be above what ran before."""
     tenant: Name = "default"
     sources: dict[Name, PluginConfig] = Field(min_length=1)
     detectors: dict[Name, PluginConfig] = Field(min_length=1)
     filters: dict[Name, dict[str, list[str]]] = {}
     sinks: dict[Name, SinkConfig] = {}
     streams: dict[Name, StreamConfig] = Field(min_length=1)
+    models: dict[Name, ModelConfig] = {}
     alerts: AlertsConfig = AlertsConfig()
     dead_letters: DeadLettersConfig = DeadLettersConfig()
+    audit: AuditConfig = AuditConfig()
+    access: AccessConfig = AccessConfig()
+
+    def section(self, name: str) -> Any:
+        """Return one section as JSON-able data, defaults filled in."""
+        return self.model_dump(mode="json", include={name})[name]
+
+    @classmethod
+    def sections(cls) -> tuple[str, ...]:
+        """Return the names of the sections that signers may or may not change."""
+        return tuple(name for name in cls.model_fields if name != "revision")
+
+
+class Bootstrap(_Section):
+    """What this machine is told by hand: where things lie, and whom it trusts before it has read anything."""
+
+    data: Path
+    """The data folder. Paths are relative to this file's folder."""
+    configuration: Path = Path()
+    """The folder of `vedette.yml` and its signatures, `vedette.yml.dsse`."""
+    trust_root: dict[Name, PrincipalConfig] = Field(min_length=1)

@@ -66,20 +66,13 @@ def read_files(path: Path) -> Files:
     return sorted(found)
 
 
-def fingerprint(path: Path, engine: str) -> str:
-    """Return a digest over what `read_files` would read, and the version of the *engine* that compiles it."""
-    state = hashlib.blake2b(engine.encode(), digest_size=16)
-    if path.is_dir():
-        for name, content in read_files(path):
-            state.update(f"{len(name)} {len(content)} {name}".encode("utf-8", "surrogateescape"))
-            state.update(content)
-    else:
-        try:
-            state.update(path.name.encode("utf-8", "surrogateescape"))
-            state.update(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read rules: {error}", str(path)) from error
-    return state.hexdigest()
+def content_digest(files: Files) -> str:
+    """Return ``sha256:…`` over the names and contents of *files*, wherever and however packed they lie."""
+    state = hashlib.sha256()
+    for name, content in files:
+        state.update(f"{len(name)} {len(content)} {name}".encode("utf-8", "surrogateescape"))
+        state.update(content)
+    return f"sha256:{state.hexdigest()}"
 
 
 def _read_folder(path: Path) -> Files:

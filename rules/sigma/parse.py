@@ -21,8 +21,9 @@ from typing import Any, TypeAlias, get_args
 
 import orjson
 
+from agent.errors import TrustError
 from agent.model import Level, digest
-from rules.sigma.documents import Document, fingerprint, parse_documents, read_files
+from rules.sigma.documents import Document, content_digest, parse_documents, read_files
 from rules.sigma.predicate import ANY, ONE, predicate
 
 ENGINE = "2"
@@ -70,23 +71,36 @@ class Rule:
 
 @dataclass
 class Collection:
-    """The rules of one place, what was refused as ``file:line: reason``, and remarks that refuse nothing."""
+    """The rules of one place, what was refused as ``file:line: reason``, and remarks that refuse nothing.
+
+    *content* names the exact files that they were made of.
+    """
 
     rules: list[Rule] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    content: str = ""
 
 
-def load(path: Path, folder: Path | None = None) -> Collection:
-    """Return the collection at *path*, compiled anew only if its content is not in *folder* yet."""
-    if folder is None:
-        return _compile(path)
-    engine = f"{ENGINE} {version('pysigma')}"
-    file = folder / f"sigma-{fingerprint(path, engine)}.json"
-    collection = _read_cache(file)
+def load(path: Path, folder: Path | None = None, expected: str = "") -> Collection:
+    """Return the collection at *path*, compiled anew only if its content is not in *folder* yet.
+
+    TrustError if *expected*, a content digest, is given and the files are others. They are read once.
+    """
+    files = read_files(path)
+    content = content_digest(files)
+    if expected not in ("", content):
+        raise TrustError(
+            f"{path}: expected the rules {expected}, found {content}; put the files back, or sign a configuration that"
+            " names the new digest"
+        )
+    cached = folder / f"sigma-{digest(ENGINE, version('pysigma'), content)}.json" if folder else None
+    collection = _read_cache(cached) if cached else None
     if collection is None:
-        collection = _compile(path)
-        _write_cache(file, collection)
+        collection = compile_files(files)
+        if cached:
+            _write_cache(cached, collection)
+    collection.content = content
     return collection
 
 
@@ -110,10 +124,6 @@ def _write_cache(file: Path, collection: Collection) -> None:
     fresh = file.with_suffix(".new")
     fresh.write_bytes(digest(body.hex()).encode() + b"\n" + body)
     fresh.replace(file)
-
-
-def _compile(path: Path) -> Collection:
-    return compile_files(read_files(path))
 
 
 def compile_files(files: Iterable[tuple[str, bytes]]) -> Collection:

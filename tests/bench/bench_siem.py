@@ -50,6 +50,7 @@ from connectors.siem.client import Access, Cluster, FlavourName
 from tests.bench.bench_scan import DATA, unpack_rules, write_events
 from tests.faults.proxy import FaultProxy
 from tests.servers import start
+from tests.signing import signed
 
 SHARDS = 2
 PAGE = 5_000
@@ -281,7 +282,7 @@ class Vedette:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "vedette.yml"
         config.write_text(text)
-        self._command = [sys.executable, "-m", "agent", "run", "-c", str(config), "-d", str(self.data)]
+        self._command = [sys.executable, "-m", "agent", "run", "-b", str(signed(config, self.data))]
         self._command += ["--once"] if once else []
         self._setup = [sys.executable, "-m", "agent", "setup", "-c", str(config)]
         self._once = once

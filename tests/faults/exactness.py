@@ -32,7 +32,7 @@ from agent.errors import VedetteError
 from agent.normalise.catalogue import catalogue
 from agent.store import Reader
 from connectors.siem.client import Cluster, FlavourName
-from connectors.siem.install import install
+from connectors.siem.install import LAYOUTS, install, stream_name
 from tests.faults.proxy import FaultProxy
 from tests.process import Process
 from tests.servers import Server, start
@@ -110,7 +110,8 @@ def install_alert_stream(cluster: Cluster, run: str) -> None:
 
 def remove_alert_streams(cluster: Cluster, run: str) -> None:
     """Remove what `install_alert_stream` made, where the server can."""
-    cluster.request("DELETE", f"/_data_stream/{STREAM}{run}*", accept=range(400, 504))
+    for layout in LAYOUTS:
+        cluster.request("DELETE", f"/_data_stream/{stream_name(f'{run}*', layout.dataset)}", accept=range(400, 504))
 
 
 def new_name() -> str:

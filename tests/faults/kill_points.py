@@ -25,6 +25,8 @@ from pathlib import Path
 
 import apsw
 
+from tests.signing import signed
+
 KILLED = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "unlink", "rename")
 FAILED = (("ENOSPC", "write"), ("ENOSPC", "pwrite64"), ("EIO", "fsync"), ("EIO", "fdatasync"), ("EIO", "pwrite64"))
 _DISTURBED_S = 60
@@ -104,7 +106,7 @@ def make_case(folder: Path) -> Path:
 
 def run(config: Path, data: Path, *strace: str) -> int:
     """Run the daemon once over the case; return its exit status. Struck calls are written to the file `trace`."""
-    command = [*_VEDETTE, "run", "--once", "-c", str(config), "-d", str(data)]
+    command = [*_VEDETTE, "run", "--once", "-b", str(signed(config, data))]
     if strace:
         command = ["strace", "-f", "-qq", "-o", str(data.parent / "trace"), *strace, *command]
     with (data.parent / "log.txt").open("ab") as log:
@@ -131,7 +133,7 @@ def count_calls(folder: Path) -> dict[str, int]:
     calls = ",".join(sorted({*KILLED, *(call for _, call in FAILED)}))
     command = ["strace", "-f", "-qq", "-o", str(trace), "--seccomp-bpf", "-e", f"trace={calls}", *_VEDETTE]
     subprocess.run(
-        [*command, "run", "--once", "-c", str(make), "-d", str(folder / "data")], check=True, capture_output=True
+        [*command, "run", "--once", "-b", str(signed(make, folder / "data"))], check=True, capture_output=True
     )
     counts: Counter[tuple[str, str]] = Counter()
     for line in trace.read_text(errors="replace").splitlines():

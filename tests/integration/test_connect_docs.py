@@ -134,9 +134,9 @@ def test_whoever_follows_the_page_sees_the_alert(secure: Server, tmp_path: Path)
     assert {line.split()[0] for line in again.splitlines()} == {"ok"}
     if secure.flavour == "elasticsearch":
         config = (tmp_path / "vedette.yml").read_text()
-        user = "    username: vedette-source\n    password_file: source.password\n"
+        user = "    username: vedette-source\n    password: file:source.password\n"
         assert user in config
-        (tmp_path / "key.yml").write_text(config.replace(user, "    api_key_file: source.key\n"))
+        (tmp_path / "key.yml").write_text(config.replace(user, "    api_key: file:source.key\n"))
         reader.do("vedette doctor -c key.yml")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import VEDETTE, Process
+from tests.signing import signed
 
 CONFIG = """
 sources:
@@ -54,7 +55,11 @@ class Daemon(Process):
         return [json.loads(line)["event"]["id"] for line in out.read_text().splitlines()] if out.exists() else []
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*VEDETTE, *words, "-d", str(self.data)], capture_output=True, text=True, check=False)
+        return vedette(*words, "-d", str(self.data))
+
+
+def vedette(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*VEDETTE, *words], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -99,8 +104,7 @@ def test_commands_work_beside_the_daemon_and_without_it(daemon: Daemon) -> None:
 def test_a_second_daemon_is_refused(daemon: Daemon) -> None:
     """One process holds a data folder; the other says which process that is and ends with the configuration code."""
     daemon.start()
-    config = str(daemon.config)
-    second = daemon.ask("run", "-c", config)
+    second = vedette("run", "-b", str(signed(daemon.config, daemon.data)))
     assert second.returncode == 3
     assert f"in use by process {daemon.process.pid}" in second.stderr if daemon.process else False
 
@@ -114,7 +118,7 @@ def test_dead_letters_are_listed_and_stay_when_nothing_has_changed(daemon: Daemo
     (letter,) = [json.loads(line) for line in daemon.ask("deadletter", "list", "--json").stdout.splitlines()]
     assert letter["reason"]
     assert letter["begins"] == '{"broken'
-    again = daemon.ask("deadletter", "retry", "-c", str(daemon.config))
+    again = vedette("deadletter", "retry", "-b", str(signed(daemon.config, daemon.data)))
     assert again.stdout.strip() == "0 read and scored"
     assert len(daemon.ask("deadletter", "list", "--json").stdout.splitlines()) == 1
     assert len(daemon.delivered()) == 1
@@ -123,7 +127,7 @@ def test_dead_letters_are_listed_and_stay_when_nothing_has_changed(daemon: Daemo
 def test_a_daemon_without_configuration_says_so(tmp_path: Path) -> None:
     """Exit code 3 and one line, no stack trace."""
     done = subprocess.run(
-        [*VEDETTE, "run", "-c", str(tmp_path / "none.yml"), "-d", str(tmp_path / "data")],
+        [*VEDETTE, "run", "-b", str(tmp_path / "none.yml")],
         capture_output=True,
         text=True,
         check=False,

@@ -19,13 +19,14 @@ import pytest
 from agent.pipeline import Pipeline
 from agent.testing import fetch
 from connectors.siem.client import Cluster
-from connectors.siem.install import NAME, stream_name
+from connectors.siem.install import ALERT, stream_name
 from connectors.siem.source import build as source
 from rules.detector import build as sigma
 from tests.faults.proxy import FAULTS, FaultProxy
 from tests.process import VEDETTE, Process
 from tests.servers import Server
 from tests.siem import MARK, connected, new_namespace, put_away, snapshot
+from tests.signing import signed
 
 pytestmark = [pytest.mark.servers, pytest.mark.parametrize("siem", ["elasticsearch9", "opensearch2"], indirect=True)]
 
@@ -80,7 +81,9 @@ class Site(Process):
         """Run a command; it ends within a minute."""
         command, *rest = words
         about = ["-c", str(self.config)]
-        about += ["-d", str(self.data)] if command in ("run", "plan", "replay") else []
+        about += ["-d", str(self.data)] if command == "plan" else []
+        if command in ("run", "replay"):
+            about = ["-b", str(signed(self.config, self.data))]
         return subprocess.run(
             [*VEDETTE, command, *about, *rest], capture_output=True, text=True, check=False, timeout=60
         )
@@ -167,7 +170,7 @@ def ago(hours: float) -> str:
 
 def test_setup_says_what_it_changed_and_changes_nothing_twice(site: Site) -> None:
     first = site.succeed("setup")
-    assert "changed  sink siem: template: put" in first
+    assert "changed  sink siem: alert template: put" in first
     assert {line.split()[0] for line in site.succeed("setup").splitlines()} == {"ok"}
 
 
@@ -178,10 +181,10 @@ def test_the_exit_code_of_doctor_says_if_it_works(site: Site) -> None:
     site.succeed("setup")
     site.succeed("doctor")
     foreign = {"index_patterns": [f"logs-vedette.alert-{MARK}*"], "priority": 500, "data_stream": {}}
-    site.cluster.request("PUT", f"/_index_template/{NAME}", body=foreign)
+    site.cluster.request("PUT", f"/_index_template/{ALERT.name}", body=foreign)
     broken = site.vedette("doctor")
     assert broken.returncode == 1
-    assert "failed   sink siem: template" in broken.stdout
+    assert "failed   sink siem: alert template" in broken.stdout
     assert "-> run vedette setup" in broken.stdout
     site.configure(f"http://127.0.0.1:{free_port()}")
     down = site.vedette("doctor")

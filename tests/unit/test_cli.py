@@ -98,7 +98,7 @@ def test_export_as_csv(data: Path, capsys: pytest.CaptureFixture[str], monkeypat
     [
         (["alerts", "list"], 3),
         (["alerts", "show", "ff"], 3),
-        (["run", "-c", "/nowhere.yml"], 3),
+        (["run", "-b", "/nowhere.yml"], 3),
         (["alerts", "list", "--min-level", "huge"], 2),
         (["nonsense"], 2),
         (["--help"], 0),
@@ -108,7 +108,7 @@ def test_exit_codes(
     words: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2 for usage, 3 for configuration, and one line instead of a stack trace."""
-    given = [*words, "-d", str(tmp_path)] if words[0] in ("alerts", "run") else words
+    given = [*words, "-d", str(tmp_path)] if words[0] == "alerts" else words
     found, _, err = run(capsys, monkeypatch, *given)
     assert found == code
     assert "Traceback" not in err

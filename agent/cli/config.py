@@ -1,0 +1,279 @@
+"""`vedette init` and `vedette config`: a configuration, who signed it, whether they may, and what it changes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from agent.cli.keys import Key, PassphraseFile, key_path, login, make, principal, unlock
+from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
+
+if TYPE_CHECKING:
+    from agent.access import Principal
+    from agent.config import Accepted
+
+app = typer.Typer(help="The configuration: check, sign, diff, apply.", no_args_is_help=True)
+
+_STARTER = """\
+# yaml-language-server: $schema=vedette.schema.json
+# What Vedette does. Every change takes a higher revision and a signature: 'vedette config sign'.
+revision: 1
+
+sources:
+  logs: {{type: files, paths: [{logs}], follow: true}}
+
+detectors:
+  rules: {{type: sigma, path: builtin}}
+
+streams:
+  main: {{source: logs, detectors: [rules]}}
+"""
+_TRUST = """\
+# What this machine is told by hand: where things lie, and whom it trusts before it has read anything.
+data: {data}
+configuration: .
+trust_root:
+  {name}:
+{principal}"""
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where bootstrap.yml and vedette.yml go.")] = Path(),
+    data: Annotated[Path | None, typer.Option("--data", "-d", help="Data folder (default: data in it).")] = None,
+    logs: Annotated[str, typer.Option("--logs", help="What to read, to begin with.")] = "/var/log",
+    name: Annotated[str | None, typer.Option("--name", help="Your name as a principal (default: your login).")] = None,
+    key: Key = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Make a set-up for one person that works: a signing key, a trust root, a signed configuration.
+
+    The key is sealed by a passphrase and lies outside the data folder: the service never needs it.
+
+    Example: vedette init /etc/vedette --data /var/lib/vedette --name alice
+    """
+    from agent.cli.terminal import say
+    from agent.config.model import Configuration
+    from agent.config.revision import FILE
+
+    who = name or login()
+    path = key or key_path(who)
+    where = (folder / (data or "data")).resolve()
+    for taken in (folder / "bootstrap.yml", folder / FILE):
+        if taken.exists():
+            raise ConfigError("it is there already and is not overwritten", str(taken))
+    if path.resolve().is_relative_to(where):
+        raise ConfigError("a signing key must not lie in the service's data folder; choose another --key", str(path))
+    public = make(path, passphrase_file)
+    folder.mkdir(parents=True, exist_ok=True)
+    bootstrap = folder / "bootstrap.yml"
+    bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), name=who,
+                                       principal=principal(public, ["admin"], 4)))  # fmt: skip
+    (folder / FILE).write_text(_STARTER.format(logs=_quoted(logs)))
+    (folder / "vedette.schema.json").write_text(_schema_text(Configuration.model_json_schema()))
+    say(f"signing key of {who}: {path}")
+    say(f"trust root: {bootstrap}; configuration: {folder / FILE}, its schema for editors beside it")
+    sign(bootstrap, path, passphrase_file)
+    say("trust: single-user - you sign everything until the configuration names a second principal", "yellow")
+    say(f"\nnext: vedette run -b {bootstrap}")
+
+
+@app.command("check")
+def check(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
+    """Say whether the configuration can run, what it changes, and whose signatures it has and needs.
+
+    Exit codes: 0 it would be taken, 3 it is wrong, 4 signatures are missing or not enough.
+
+    Example: vedette config check -b bootstrap.yml
+    """
+    from agent.assemble import build_sink, build_stream
+    from agent.cli.terminal import print_json, safe, say
+    from agent.config.load import read
+    from agent.config.revision import FILE, Files, assumed
+    from agent.store.sqlite import clock
+
+    where, root, before, above = _standing(bootstrap)
+    text = read(where.configuration / FILE)
+    candidate = assumed(Files(where.configuration, text, b""), root)
+    for name in candidate.configuration.sinks:
+        build_sink(candidate.configuration, candidate.locator, name)
+    refused = [
+        str(one)
+        for id in candidate.configuration.streams
+        for one in build_stream(candidate, id, where.data / "cache", clock()).refused
+    ]
+    verdict = _verdict(where.configuration, root, before, above)
+    rows = _needs(candidate, before, root)
+    if as_json:
+        print_json([{"revision": candidate.revision, "digest": candidate.digest, "sections": rows, "refused": refused,
+                     "accepted": verdict is None, "reason": str(verdict or "")}])  # fmt: skip
+    else:
+        say(f"revision {candidate.revision}, {candidate.digest}; trust: {candidate.trust}")
+        _say_needs(rows)
+        for one in refused:
+            say(safe(one), "bold red")
+        say(
+            "it would be taken" if verdict is None else f"not taken: {safe(verdict)}",
+            "green" if verdict is None else "",
+        )
+    if verdict is not None:
+        raise typer.Exit(3 if isinstance(verdict, ConfigError) else 4)
+
+
+@app.command("sign")
+def sign(bootstrap: Bootstrap = BOOTSTRAP, key: Key = None, passphrase_file: PassphraseFile = None) -> None:
+    """Sign the configuration as it lies; a signature of somebody else over the same text is kept beside yours.
+
+    Example: vedette config sign -b bootstrap.yml --key ~/.config/vedette/keys/alice.pem
+    """
+    from agent.cli.terminal import say
+    from agent.config.load import read
+    from agent.config.revision import ENVELOPE, FILE, PAYLOAD_TYPE, Files, assumed
+    from agent.trust import dsse, keys
+
+    where, root, before, above = _standing(bootstrap)
+    text = read(where.configuration / FILE)
+    candidate = assumed(Files(where.configuration, text, b""), root)
+    last = max(before.revision if before else 0, above)
+    if candidate.revision <= last:
+        raise ConfigError(
+            f"revision: expected more than {last}, which was accepted before, got {candidate.revision}; raise it first",
+            candidate.locator("revision"),
+        )
+    private = unlock(key, passphrase_file)
+    path = where.configuration / ENVELOPE
+    envelope = path.read_bytes() if path.exists() else b""
+    try:
+        same = bool(envelope) and dsse.payload(envelope, PAYLOAD_TYPE) == text
+    except TrustError:
+        same = False
+    signed = dsse.cosign(envelope, PAYLOAD_TYPE, private) if same else dsse.sign(text, PAYLOAD_TYPE, private)
+    _replace(path, signed)
+    known = {one.key_id: one for one in [*root, *(before.policy.principals.values() if before else ())]}
+    who = known.get(keys.key_id(private.public_key()))
+    say(f"signed revision {candidate.revision} as {who or 'somebody whom the configuration in force does not name'}")
+    verdict = _verdict(where.configuration, root, before, above)
+    _say_needs(_needs(candidate, before, root))
+    if verdict is not None:
+        say(f"not enough yet: {verdict}", "yellow")
+
+
+@app.command("diff")
+def diff(bootstrap: Bootstrap = BOOTSTRAP) -> None:
+    """Show what the file would change of the configuration that was accepted last. Exit code 1 if anything.
+
+    Example: vedette config diff -b bootstrap.yml
+    """
+    from agent.cli.terminal import safe, say
+    from agent.config.load import read
+    from agent.config.revision import FILE
+
+    where, _, before, _ = _standing(bootstrap)
+    old = before.files.text.decode().splitlines() if before else []
+    new = read(where.configuration / FILE).decode().splitlines()
+    name = f"revision {before.revision}" if before else "nothing accepted yet"
+    lines = list(difflib.unified_diff(old, new, name, str(where.configuration / FILE), lineterm=""))
+    for line in lines:
+        say(safe(line), {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
+    raise typer.Exit(1 if lines else 0)
+
+
+@app.command("apply")
+def apply(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
+    """Let the running daemon take the signed configuration; refused, it goes on with what it has and says why.
+
+    Example: vedette config apply -b bootstrap.yml
+    """
+    from agent.cli.terminal import print_json, say
+    from agent.config import load_bootstrap
+    from agent.control import ask
+
+    where = load_bootstrap(bootstrap)
+    answer = ask(where.data, {"do": "apply", "by": login()})
+    if answer is None:
+        raise VedetteError(f"no daemon runs over {where.data}; it takes the configuration when it starts")
+    if as_json:
+        print_json([answer])
+    else:
+        changed = ", ".join(answer["changed"])
+        say(f"revision {answer['revision']} runs" + (f"; changed: {changed}" if changed else ", as before"))
+
+
+@app.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of vedette.yml, for editors.
+
+    Example: vedette config schema > vedette.schema.json
+    """
+    from agent.config.model import Configuration
+
+    print(_schema_text(Configuration.model_json_schema()), end="")
+
+
+def _schema_text(schema: Mapping[str, Any]) -> str:
+    import orjson
+
+    named = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return orjson.dumps(named, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"
+
+
+def _standing(path: Path) -> tuple[Any, list[Principal], Accepted | None, int]:
+    """Return the bootstrap, the trust root, the configuration that was accepted last and the last number used."""
+    from agent.config import load_bootstrap, root_of
+    from agent.service import last_accepted
+
+    where = load_bootstrap(path)
+    root = root_of(where)
+    return where, root, *last_accepted(where, root)
+
+
+def _verdict(folder: Path, root: list[Principal], before: Accepted | None, above: int) -> VedetteError | None:
+    """Return why the configuration in *folder* would not be taken."""
+    from agent.config.revision import Files, accept
+
+    try:
+        files = Files.read(folder)
+        if before is None or files.text != before.files.text:
+            accept(files, root, before, above=above)
+    except (TrustError, AccessDenied, ConfigError) as error:
+        return error
+    return None
+
+
+def _needs(candidate: Accepted, before: Accepted | None, root: list[Principal]) -> list[dict[str, Any]]:
+    """Return, by changed section, who may sign for it, and how many of them it takes."""
+    from agent.config.revision import changes, policy_of
+
+    policy = before.policy if before else policy_of(None, root)
+    rows = []
+    for name in changes(before.configuration if before else None, candidate.configuration):
+        wanted = policy.permissions[name]
+        able = sorted({policy.principals[id].name for id in policy.keys_for(name)})
+        rows.append({"section": name, "approvals": wanted.approvals, "roles": list(wanted.roles), "may": able})
+    return rows
+
+
+def _say_needs(rows: list[dict[str, Any]]) -> None:
+    from agent.cli.terminal import table
+
+    if rows:
+        table(
+            ("changes", "takes", "of role", "who has it"),
+            ((one["section"], one["approvals"], ", ".join(one["roles"]), ", ".join(one["may"])) for one in rows),
+        )
+
+
+def _replace(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(path)
+
+
+def _quoted(text: str) -> str:
+    import json
+
+    return json.dumps(text)

@@ -1,0 +1,291 @@
+"""The threads of one configuration: one a stream, which reads, evaluates and commits, and one a sink.
+
+`build` makes everything that the configuration names without touching the outside; `start` opens it and begins. A
+stream that fails backs off and shows as degraded while the others go on; a sick disk ends the process.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import structlog
+
+from agent import plugins
+from agent.assemble import Refusal, build_sink, build_stream
+from agent.config import Accepted, StreamConfig
+from agent.detect.model import ModelDetector
+from agent.errors import RetryableError, VedetteError
+from agent.ports import Sink, Source
+from agent.store import Reader, Store, StoreBroken
+from agent.store.sqlite import backoff, clock
+from agent.stream import Stream, drain, run_cycle
+
+log = structlog.get_logger()
+T = TypeVar("T")
+IDLE_S = 0.5
+"""Seconds between fetches of a source that had nothing new."""
+UNREAD_S = 0.05
+"""Seconds between fetches of a source that holds more and spares its upstream."""
+ONCE_PATIENCE = 5
+"""Failures in a row after which a run that is to end by itself gives up."""
+DRAIN_LIMIT = 500
+NOTES_SAID = 1000
+"""How many places that are not read a stream names in the log."""
+
+
+@dataclass
+class Runner:
+    """One stream's thread, its work queue for commands, and how it is. *refused*: what it should run and does not."""
+
+    stream: Stream
+    config: StreamConfig
+    refused: Sequence[Refusal] = ()
+    tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
+    trouble: str = "starting"
+    failures: int = 0
+    idle: threading.Event = field(default_factory=threading.Event)
+    said: set[str] = field(default_factory=set)
+    is_open: bool = False
+
+    @property
+    def status(self) -> dict[str, str]:
+        reasons = [*([self.trouble] if self.trouble else []), *(str(one) for one in self.refused)]
+        return {"status": "degraded" if reasons else "ok", "reason": "; ".join(reasons)}
+
+    def open(self) -> None:
+        """Open the source, once; RetryableError while its upstream cannot be reached."""
+        if not self.is_open:
+            self.stream.source.open(self.stream.pipeline.projection(self.stream.judge.fields))
+            self.is_open = True
+
+    def say_notes(self) -> None:
+        """Log what the source does not read, each place once."""
+        for place, reason in self.stream.source.notes().items():
+            if place not in self.said and len(self.said) < NOTES_SAID:
+                self.said.add(place)
+                log.warning("not read", stream=self.stream.id, place=place, reason=reason)
+
+    @property
+    def models(self) -> list[ModelDetector]:
+        return [one for one in self.stream.pipeline.detectors if isinstance(one, ModelDetector)]
+
+    def run_tasks(self) -> None:
+        while not self.tasks.empty():
+            answer(*self.tasks.get())
+
+    def degrade(self, reason: str, pause: float) -> float:
+        if self.trouble != reason:
+            log.warning("degraded", stream=self.stream.id, reason=reason)
+        self.trouble = reason
+        return pause
+
+    def recover(self) -> None:
+        if self.trouble and self.trouble != "starting":
+            log.info("recovered", stream=self.stream.id)
+        self.trouble = ""
+
+
+class Workers:
+    """Everything that works under *accepted*. *fail* is called, once, with what must end the process."""
+
+    def __init__(self, accepted: Accepted, store: Store, *, once: bool, fail: Callable[[BaseException], None]) -> None:
+        self.accepted = accepted
+        self.runners: list[Runner] = []
+        self._store = store
+        self._once = once
+        self._fail = fail
+        self._stop = threading.Event()
+        """No more reading."""
+        self._end = threading.Event()
+        """No more delivering."""
+        self._wake = threading.Event()
+        self._sinks: dict[str, Sink] = {}
+        self._open_sinks: set[str] = set()
+        self._readers: list[threading.Thread] = []
+        self._writers: list[threading.Thread] = []
+
+    def build(self) -> None:
+        """Make all parts; TrustError or ConfigError if the configuration cannot run. Nothing outside is touched."""
+        configuration, locator = self.accepted.configuration, self.accepted.locator
+        for id, section in configuration.streams.items():
+            built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
+            self.runners.append(Runner(built.stream, section, built.refused))
+        used = {name for one in configuration.streams.values() for name in one.sinks} | set(audit_sinks(self.accepted))
+        for name in sorted(used):
+            self._sinks[name] = build_sink(configuration, locator, name)
+
+    def start(self, *, strict: bool) -> None:
+        """Stand where the store says, open all parts and begin.
+
+        *strict*: a part that only a person can mend ends it with ConfigError; else its stream shows as degraded.
+        """
+        for runner in self.runners:
+            stream = runner.stream
+            stream.cursor, stream.state = self._store.load(stream.id)
+            try:
+                runner.open()
+            except RetryableError as error:
+                runner.degrade(str(error), 0.0)
+            except VedetteError as error:
+                if strict:
+                    raise
+                runner.degrade(str(error), 0.0)
+        for sink in self._sinks.values():
+            try:
+                self._open(sink)
+            except VedetteError as error:
+                if strict and not isinstance(error, RetryableError):
+                    raise
+                log.warning("sink waits", sink=sink.id, reason=str(error))
+        self._readers = [self._thread(f"stream-{one.stream.id}", self._run_stream, one) for one in self.runners]
+        self._writers = [self._thread(f"sink-{name}", self._run_sink, sink) for name, sink in self._sinks.items()]
+        for thread in (*self._readers, *self._writers):
+            thread.start()
+
+    def stop_reading(self) -> None:
+        """Let the running cycles finish and commit; nothing new is fetched. Safe twice, safe unstarted."""
+        self._stop.set()
+        _join(self._readers)
+
+    def stop(self, *, patience: float = 0.0) -> None:
+        """Stop reading, give the sinks *patience* seconds for what waits, then let go of everything; safe twice."""
+        self.stop_reading()
+        end = time.monotonic() + patience
+        with Reader(self._store.folder) as reader:
+            while self._writers and time.monotonic() < end and any(reader.waiting(one, 1) for one in self._sinks):
+                self._wake.set()
+                time.sleep(0.02)
+        self._end.set()
+        self._wake.set()
+        _join(self._writers)
+        parts: list[Source | Sink] = [*(one.stream.source for one in self.runners), *self._sinks.values()]
+        for part in parts:
+            try:
+                part.close()
+            except Exception as error:
+                log.error("closing failed", part=part.id, reason=str(error))
+
+    def wake(self) -> None:
+        """Let the sinks look at once whether something waits."""
+        self._wake.set()
+
+    def is_done(self, reader: Reader) -> bool:
+        """Whether all that there is has been read and delivered."""
+        return all(one.idle.is_set() for one in self.runners) and not any(
+            reader.waiting(name, 1) for name in self._sinks
+        )
+
+    def on_stream(self, runner: Runner, work: Callable[[], T]) -> T:
+        """Do *work* between two cycles of the stream's thread."""
+        future: Future[T] = Future()
+        runner.tasks.put((work, future))
+        return future.result(timeout=60)
+
+    # --- the threads --------------------------------------------------------------------------------------------------
+
+    def _thread(self, name: str, target: Callable[[Any], None], argument: Any) -> threading.Thread:
+        return threading.Thread(target=self._guard, args=(target, argument), name=name, daemon=True)
+
+    def _guard(self, target: Callable[[Any], None], argument: Any) -> None:
+        """Run a thread's work; what it cannot handle itself ends the process."""
+        try:
+            target(argument)
+        except BaseException as error:
+            self._fail(error)
+
+    def _run_stream(self, runner: Runner) -> None:
+        with Reader(self._store.folder) as reader:
+            while not self._stop.is_set():
+                runner.run_tasks()
+                pause = self._cycle(runner, reader)
+                if pause:
+                    self._stop.wait(pause)
+
+    def _cycle(self, runner: Runner, reader: Reader) -> float:
+        """Do one cycle and return how many seconds to wait before the next."""
+        full = [name for name in runner.config.sinks if self._is_full(reader, name)]
+        blocking = [name for name in full if self.accepted.configuration.sinks[name].delivery == "required"]
+        if blocking:
+            return runner.degrade(f"sink {blocking[0]} is full, reading waits for it", IDLE_S)
+        room = [name for name in runner.config.sinks if name not in full]
+        try:
+            runner.open()
+            records = run_cycle(runner.stream, self._store, limit=runner.config.batch, sinks=room, spilled=full)
+        except StoreBroken:
+            raise
+        except (VedetteError, OSError) as error:
+            runner.failures += 1
+            if self._once and (runner.failures >= ONCE_PATIENCE or not isinstance(error, RetryableError | OSError)):
+                raise
+            return runner.degrade(str(error), backoff(runner.failures, getattr(error, "retry_after", None)))
+        except Exception as error:  # a fault of ours or a plug-in's must not take the other streams down
+            if self._once:
+                raise
+            log.exception("stream failed", stream=runner.stream.id)
+            runner.failures += 1
+            return runner.degrade(f"{type(error).__name__}: {error}", backoff(runner.failures))
+        runner.failures = 0
+        runner.recover()
+        runner.say_notes()
+        if len(records):
+            runner.idle.clear()
+            self._wake.set()
+            return 0.0
+        if not records.unread:
+            runner.idle.set()
+        return UNREAD_S if records.unread else IDLE_S
+
+    def _is_full(self, reader: Reader, name: str) -> bool:
+        cap = self.accepted.configuration.sinks[name].max_waiting
+        return reader.waiting(name, cap) >= cap
+
+    def _open(self, sink: Sink) -> None:
+        if sink.id not in self._open_sinks:
+            sink.open()
+            self._open_sinks.add(sink.id)
+
+    def _run_sink(self, sink: Sink) -> None:
+        failures = 0
+        with Reader(self._store.folder) as reader:
+            while not self._end.is_set():
+                self._wake.clear()
+                try:
+                    self._open(sink)
+                    offered = drain(sink, self._store, reader, limit=DRAIN_LIMIT, now=clock())
+                    failures = 0
+                except StoreBroken:
+                    raise
+                except (VedetteError, OSError) as error:
+                    failures += 1
+                    log.warning("sink waits", sink=sink.id, reason=str(error))
+                    self._end.wait(backoff(failures))
+                    continue
+                if not offered:
+                    self._wake.wait(IDLE_S)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    while threads:
+        threads.pop().join()
+
+
+def answer(work: Callable[[], Any], future: Future[Any]) -> None:
+    """Do *work* for whoever waits for *future*."""
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)
+
+
+def audit_sinks(accepted: Accepted) -> tuple[str, ...]:
+    """Return the sinks that get copies of the audit log: those that are named, else all whose kind is made for it."""
+    configuration = accepted.configuration
+    if configuration.audit.sinks is not None:
+        return tuple(configuration.audit.sinks)
+    return tuple(sorted(name for name, one in configuration.sinks.items() if plugins.connector(one.type).keeps_audit))

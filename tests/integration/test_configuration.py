@@ -1,0 +1,267 @@
+"""Signed configuration as people use it: init, check, sign, diff, apply, and a daemon that keeps what is good."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agent.config.revision import ENVELOPE, FILE
+from tests.process import VEDETTE, Process
+from tests.signing import pem, write
+
+LINE = "2026-03-01T10:00:{0:02d}.000000+00:00 web1 sshd[7{0}]: Failed password for root from 192.0.2.9 port 5022 ssh2\n"
+RULE = """
+title: Failed password
+id: 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11
+level: high
+logsource: {product: linux, service: sshd}
+detection: {selection: {event.outcome: failure}, condition: selection}
+"""
+PASSPHRASE = "correct horse battery staple"
+
+
+class Site(Process):
+    """A machine with a trust root, three more principals, and a daemon that follows a log."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.bootstrap = folder / "bootstrap.yml"
+        root = {"root": {"roles": ["admin"], "key": pem("root")}}
+        self.bootstrap.write_text(yaml.safe_dump({"data": "data", "trust_root": root}))
+        (folder / "logs").mkdir()
+        self.log_line(0)
+        self.configuration: dict[str, Any] = {
+            "revision": 1,
+            "sources": {"logs": {"type": "files", "paths": [str(folder / "logs")], "follow": True}},
+            "detectors": {"rules": {"type": "sigma", "path": "builtin"}},
+            "sinks": {"out": {"type": "ndjson", "path": str(folder / "out.ndjson")}},
+            "streams": {"main": {"source": "logs", "detectors": ["rules"], "sinks": ["out"]}},
+            "access": {
+                "principals": {
+                    "ana": {"roles": ["operator"], "key": pem("ana")},
+                    "dex": {"roles": ["detection-engineer"], "key": pem("dex")},
+                }
+            },
+        }
+        self.sign("root")
+
+    def log_line(self, number: int) -> None:
+        with (self.folder / "logs" / "auth.log").open("a") as log:
+            log.write(LINE.format(number))
+
+    def sign(self, *names: str, **sections: Any) -> None:
+        """Change sections, under the next number if there are any, and sign the whole as *names*."""
+        if sections:
+            self.configuration |= {"revision": self.configuration["revision"] + 1, **sections}
+        write(self.folder, self.configuration, *names)
+
+    def start(self) -> None:
+        (self.data / "vedette.sock").unlink(missing_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([*VEDETTE, "run", "-b", str(self.bootstrap)], stdout=log, stderr=log)
+        self.until(lambda: self.ready)
+
+    def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*VEDETTE, *words, "-b", str(self.bootstrap)], capture_output=True, text=True, check=False
+        )
+
+    def audited(self, action: str) -> list[dict[str, Any]]:
+        done = subprocess.run(
+            [*VEDETTE, "audit", "show", "--json", "--action", action, "-d", str(self.data)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+# --- init -------------------------------------------------------------------------------------------------------------
+
+
+def init(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "passphrase").write_text(PASSPHRASE)
+    (tmp_path / "auth.log").write_text(LINE.format(1))
+    key, passphrase, log = tmp_path / "keys" / "alice.pem", tmp_path / "passphrase", tmp_path / "auth.log"
+    words = ["init", str(tmp_path / "etc"), "--name", "alice", "--key", str(key)]
+    words += ["--passphrase-file", str(passphrase), "--logs", str(log), *options]
+    return subprocess.run([*VEDETTE, *words], capture_output=True, text=True, check=False)
+
+
+def test_init_makes_a_set_up_that_runs(tmp_path: Path) -> None:
+    """Key, trust root, signed configuration; the daemon takes it and says that one person signs everything."""
+    done = init(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert PASSPHRASE not in done.stdout + done.stderr
+    bootstrap = tmp_path / "etc" / "bootstrap.yml"
+    process = subprocess.Popen([*VEDETTE, "run", "-b", str(bootstrap)], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(json.loads(line))
+        if said[-1]["message"].startswith("trust: single-user"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert next(one for one in said if one["message"] == "configuration accepted")["signers"] == ["alice"]
+
+
+def test_init_overwrites_nothing_and_keeps_keys_away_from_the_service(tmp_path: Path) -> None:
+    assert init(tmp_path).returncode == 0
+    again = init(tmp_path)
+    assert again.returncode == 3
+    assert "not overwritten" in again.stderr
+    inside = init(tmp_path, "--key", str(tmp_path / "etc" / "data" / "alice.pem"))
+    assert inside.returncode == 3
+
+
+def test_the_service_user_cannot_read_a_signing_key(tmp_path: Path) -> None:
+    """The file is its owner's alone, and even who reads it needs the passphrase."""
+    init(tmp_path)
+    key = tmp_path / "keys" / "alice.pem"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert b"ENCRYPTED" in key.read_bytes()
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+    script = (
+        "import os, sys\nos.setgid(65534); os.setuid(65534)\n"
+        f"os.stat({str(tmp_path)!r})\n"
+        f"try: open({str(key)!r}).read()\nexcept PermissionError: sys.exit(42)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 42
+
+
+def test_the_schema_for_editors_is_what_the_models_say(tmp_path: Path) -> None:
+    init(tmp_path)
+    printed = subprocess.run([*VEDETTE, "config", "schema"], capture_output=True, text=True, check=True).stdout
+    assert (tmp_path / "etc" / "vedette.schema.json").read_text() == printed
+    assert Path("packaging/vedette.schema.json").read_text() == printed, "run: make schema"
+
+
+# --- signing and applying ---------------------------------------------------------------------------------------------
+
+
+def test_a_second_signature_is_kept_beside_the_first(tmp_path: Path) -> None:
+    """Sign, see what is missing, and sign as somebody else."""
+    init(tmp_path)
+    etc, passphrase = tmp_path / "etc", ["--passphrase-file", str(tmp_path / "passphrase")]
+    bob = subprocess.run(
+        [*VEDETTE, "access", "key", "bob", "--key", str(tmp_path / "keys" / "bob.pem"), "--role", "admin", *passphrase],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    configuration = yaml.safe_load((etc / FILE).read_text())
+    permissions = {"tenant": {"roles": ["admin"], "approvals": 2}}
+    configuration |= {"access": {"principals": yaml.safe_load(bob), "permissions": permissions}}
+
+    def sign(name: str) -> str:
+        (etc / FILE).write_text(yaml.safe_dump(configuration))
+        words = ["config", "sign", "-b", str(etc / "bootstrap.yml"), "--key", str(tmp_path / "keys" / f"{name}.pem")]
+        return subprocess.run([*VEDETTE, *words, *passphrase], capture_output=True, text=True, check=True).stdout
+
+    sign("alice")
+    run = [*VEDETTE, "run", "-b", str(etc / "bootstrap.yml")]
+    configuration["sources"]["logs"]["follow"] = False
+    sign("alice")
+    assert subprocess.run([*run, "--once"], capture_output=True, check=False).returncode == 0
+    configuration |= {"revision": 2, "tenant": "other"}
+    assert "takes 2 of admin; signed by alice (admin), of whom 1 may" in sign("alice")
+    assert subprocess.run([*VEDETTE, "config", "check", "-b", str(etc / "bootstrap.yml")], check=False).returncode == 4
+    assert "not enough" not in sign("bob")
+    assert subprocess.run([*VEDETTE, "config", "check", "-b", str(etc / "bootstrap.yml")], check=False).returncode == 0
+    assert len(json.loads((etc / ENVELOPE).read_bytes())["signatures"]) == 2
+
+
+def test_an_authorised_change_takes_effect_while_the_daemon_runs(site: Site) -> None:
+    """The stream goes on where it stood: no event is seen twice, none is missed."""
+    site.start()
+    site.sign("ana", sinks={"out": {"type": "ndjson", "path": str(site.folder / "other.ndjson")}})
+    assert site.ask("config", "diff").returncode == 1
+    done = site.ask("config", "apply", "--json")
+    assert json.loads(done.stdout) == {"revision": 2, "changed": ["sinks"]}
+    assert site.ask("config", "diff").returncode == 0
+    accepted = site.audited("configuration-accepted")
+    assert [one["data"]["revision"] for one in accepted] == [1, 2]
+    assert accepted[1]["data"]["changed"] == {"sinks": ["ana"]}
+    assert [one["data"]["revision"] for one in site.audited("configuration-applied")] == [2]
+    assert site.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("restart", [False, True], ids=["while it runs", "at a restart"])
+@pytest.mark.parametrize("how", ["unauthorised", "changed", "unsigned", "broken", "older", "missing rules"])
+def test_a_bad_configuration_never_stops_what_runs(site: Site, how: str, restart: bool) -> None:
+    """The last good one goes on; the refusal is on record and says who, what section, which permission."""
+    site.start()
+    if restart:
+        assert site.end(signal.SIGTERM) == 0
+    expected = 4
+    if how == "unauthorised":
+        site.sign("dex", sinks={"out": {"type": "ndjson", "path": str(site.folder / "evil.ndjson")}})
+        reason = "section sinks: takes 1 of operator, admin; signed by dex (detection-engineer), of whom 0 may"
+    elif how == "changed":
+        site.config.write_text(site.config.read_text() + "\n# harmless?\n")
+        reason = "this is not what was signed"
+    elif how == "unsigned":
+        (site.folder / ENVELOPE).unlink()
+        site.config.write_text(site.config.read_text() + "\n")
+        reason = "not signed"
+    elif how == "broken":
+        site.sign("root", streams={"main": {"source": "nowhere", "detectors": ["rules"]}})
+        reason, expected = "no 'nowhere'", 3
+    elif how == "older":
+        site.configuration["revision"] = 0
+        site.sign("root", tenant="x")
+        reason = "expected more than 1"
+    else:
+        site.sign("root", detectors={"rules": {"type": "sigma", "path": str(site.folder / "nowhere")}})
+        reason, expected = "nowhere", 3
+    if restart:
+        site.start()
+    else:
+        done = site.ask("config", "apply")
+        assert done.returncode == expected
+        assert reason in done.stderr.replace("\n", " ")
+    assert site.ask("config", "check").returncode == expected
+    site.log_line(1)
+    site.until(lambda: '"revision": 1' in site.log)
+    refusals = site.audited("configuration-refused")
+    assert reason in refusals[-1]["data"]["reason"]
+    assert site.process is not None
+    assert site.process.poll() is None
+    assert site.end(signal.SIGTERM) == 0
+
+
+def test_rules_that_the_signature_does_not_cover_are_refused(site: Site) -> None:
+    """A folder of rules is part of what is signed by its digest; change a rule, and it does not load."""
+    rules = site.folder / "rules"
+    rules.mkdir()
+    (rules / "rule.yml").write_text(RULE)
+    site.sign("root", detectors={"rules": {"type": "sigma", "path": str(rules)}})
+    check = site.ask("config", "check")
+    assert check.returncode == 4
+    digest = check.stderr.partition("add digest: ")[2].split()[0]
+    site.sign("root", detectors={"rules": {"type": "sigma", "path": str(rules), "digest": digest}})
+    assert site.ask("config", "check").returncode == 0
+    (rules / "rule.yml").write_text(RULE.replace("failure", "success"))
+    changed = site.ask("config", "check")
+    assert changed.returncode == 4
+    assert f"expected the rules {digest}" in changed.stderr
