@@ -133,7 +133,7 @@ def admit_model(accepted: Accepted, name: str, now: Timestamp) -> Detector:
         load_model(found.files),
         found.manifest,
         digest=found.digest,
-        signer=found.signer,
+        signer=policy.principals[found.signer].name,
         budget=section.budget,
         shadow=section.state == "shadow",
     )

@@ -5,6 +5,7 @@ The daemon holds the store's only writing connection, so commands that change so
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import threading
@@ -86,6 +87,11 @@ def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
     if "error" in answer:
         raise _KINDS.get(answer["kind"], VedetteError)(answer["error"])
     return answer
+
+
+def login() -> str:
+    """Return who is at work, behind sudo too."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _read_line(peer: socket.socket) -> bytes:

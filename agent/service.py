@@ -22,7 +22,7 @@ from agent.access import Principal
 from agent.assemble import build_stream, provenance
 from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
-from agent.control import Control
+from agent.control import Control, login
 from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
 from agent.model import Chunk, Records
 from agent.pipeline import LATE, late_spans
@@ -98,7 +98,7 @@ class Service:
     def _take_store(self) -> None:
         self._store = Store(self._bootstrap.data)
         self._closing.append(self._store.close)
-        self._store.record("", "start", {"pid": os.getpid()}, clock(), actor=_user())
+        self._store.record("", "start", {"pid": os.getpid()}, clock(), actor=login())
 
     def _take_configuration(self) -> None:
         """Take what lies in the configuration's folder, else the last good one; without either there is no start."""
@@ -143,26 +143,34 @@ class Service:
 
     def _adopted(self, accepted: Accepted) -> Workers:
         """Make what *accepted* needs; if that can be made, put it on record as what the next start goes on with."""
-        workers = self._prepared(accepted)
+        workers = self._built(accepted)
         self._store.accept(accepted.revision, accepted.files.text, accepted.files.envelope, accepted.facts(), clock())
         log.info("configuration accepted", **accepted.facts())
-        return workers
+        return self._recorded(workers)
 
     def _prepared(self, accepted: Accepted) -> Workers:
-        """Build the workers of *accepted*; what of it runs and what is refused is on record before it runs."""
+        """Make what *accepted*, which was accepted before, needs now."""
+        return self._recorded(self._built(accepted))
+
+    def _built(self, accepted: Accepted) -> Workers:
         workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
         workers.build()
+        return workers
+
+    def _recorded(self, workers: Workers) -> Workers:
+        """Put on record what runs and what is refused, before it runs."""
+        under = provenance(workers.accepted)
         for runner in workers.runners:
             stream = runner.stream.id
             for name, plan in runner.stream.pipeline.plan()["detectors"].items():
                 for reason in plan.get("refused", []):
                     log.warning("refused", stream=stream, detector=name, reason=reason)
                 said = {key: plan[key] for key in plan if _is_short(plan[key])}
-                data = {"detector": name, **said, **provenance(accepted)}
+                data = {"detector": name, **said, **under}
                 self._store.record(stream, "detector-loaded", data, clock())
                 log.info("plan", stream=stream, detector=name, **said)
             for one in runner.refused:
-                data = {"model": one.model, "reason": one.reason, **provenance(accepted)}
+                data = {"model": one.model, "reason": one.reason, **under}
                 self._store.record(stream, "model-refused", data, clock())
                 log.error("model refused", stream=stream, **data)
         return workers
@@ -385,10 +393,6 @@ def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: S
     store.record(stream.id, "dead-letters-retried", {"records": len(letters)}, clock(), actor=by)
     process(stream, store, records, sinks=sinks, released=sorted(identities))
     return len(identities) - sum(one["identity"] in identities for one in reader.dead_letters())
-
-
-def _user() -> str:
-    return os.environ.get("SUDO_USER") or os.environ.get("USER") or str(os.getuid())
 
 
 def _is_short(value: Any) -> bool:

@@ -101,15 +101,35 @@ class Leaf:
     @property
     def sentence(self) -> str:
         """The leaf in plain words, for people."""
-        who = f", by {self.actor}" if self.actor else ""
-        where = f" [{self.stream}]" if self.stream else ""
-        if self.action == "batch":
-            books = self.data.get("books", {})
-            return (
-                f"new alerts: {self.data.get('alerts', 0)}, records received so far: {books.get('received', 0)}{where}"
-            )
-        facts = ", ".join(f"{name} {_short(value)}" for name, value in self.data.items() if value not in (None, ""))
-        return f"{self.act.words}{where}{who}{': ' if facts else ''}{facts}"
+        who = f" by {self.actor}" if self.actor else ""
+        where = f" in stream {self.stream}" if self.stream else ""
+        return f"{self.act.words}{where}{who}{_told(self.action, self.data)}"
+
+
+def _told(action: str, data: Mapping[str, Any]) -> str:
+    """Return what *data* adds to the words of an action; whatever it holds, for the log may not be ours."""
+    match action, data:
+        case "batch", {"alerts": int(alerts), "books": {"received": int(received)}}:
+            return f": {alerts:,} new alerts; {received:,} records received so far"
+        case "configuration-accepted", {"revision": int(revision), "digest": str(digest), "changed": dict(changed)}:
+            approved = "; ".join(f"{section} by {_names(by)}" for section, by in changed.items())
+            signers = _names(data.get("signers"))
+            return f": revision {revision}, {_brief(digest)}, signed by {signers}; approved: {approved or 'no change'}"
+        case "detector-loaded", {"detector": str(detector)}:
+            made = [f"{data['type']}" if "type" in data else f"{data['rules']} rules" if "rules" in data else ""]
+            made += [_brief(str(data["digest"]))] if data.get("digest") else []
+            made += [f"signed by {data['signer']}"] if data.get("signer") else []
+            return f": {detector} ({', '.join(filter(None, made))})"
+    facts = [f"{name} {_short(value)}" for name, value in data.items() if value not in (None, "", {}, [])]
+    return f": {', '.join(facts)}" if facts else ""
+
+
+def _names(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else _short(value)
+
+
+def _brief(digest: str) -> str:
+    return f"{digest.removeprefix('sha256:')[:12]}…"
 
 
 @dataclass(frozen=True, slots=True)

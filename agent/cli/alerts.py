@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.options import DATA, AsJson, Data
+from agent.control import login
 from agent.errors import ConfigError
 
 app = typer.Typer(help="Look at, acknowledge and export stored alerts.", no_args_is_help=True)
@@ -131,7 +131,7 @@ def ack(
     request = {
         "do": "ack",
         "ids": found,
-        "by": getpass.getuser(),
+        "by": login(),
         "verdict": verdict.value if verdict else None,
         "note": note,
     }

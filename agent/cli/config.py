@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli.keys import Key, PassphraseFile, key_path, login, make, principal, unlock
+from agent.cli.keys import Key, PassphraseFile, key_path, make, principal, unlock
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
+from agent.control import login
 from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
 
 if TYPE_CHECKING:

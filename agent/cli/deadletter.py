@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.keys import login
 from agent.cli.options import BOOTSTRAP, DATA, AsJson, Bootstrap, Data
+from agent.control import login
 
 if TYPE_CHECKING:
     from agent.config import Bootstrap as Where

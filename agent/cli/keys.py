@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.control import login
 from agent.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,10 +31,6 @@ PassphraseFile = Annotated[
     ),
 ]
 app = typer.Typer(help="Who may change what.", no_args_is_help=True)
-
-
-def login() -> str:
-    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def key_path(name: str) -> Path:

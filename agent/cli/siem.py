@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ import typer
 
 from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config
 from agent.config.model import SinkConfig
+from agent.control import login
 from agent.errors import ConfigError, VedetteError
 from agent.ports import Check, Examinable, Sink, Source
 
@@ -126,7 +126,7 @@ def replay(
     name = _stream(accepted.configuration.streams, stream)
     spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
     request = {"do": "replay", "stream": name, "spans": spans, "late": late, "warm_up": _duration(warm_up),
-               "by": getpass.getuser()}  # fmt: skip
+               "by": login()}  # fmt: skip
     report = ask(where.data, request)
     if report is None:
         report = _replay_here(request, accepted, where.data)

@@ -162,7 +162,7 @@ def test_a_proof_says_what_ran_and_who_allowed_it(audit: Shell, data: Path, tmp_
         "in stream main, leaf 2",
         "ran       configuration sha256:ab, revision 3",
         'leaf 1: the law accepted a configuration: digest sha256:ab, revision 3, signers ["ann","bo"]',
-        r"leaf 0: the agent started, by kim\x1b[31m",
+        r"leaf 0: the agent started by kim\x1b[31m",
         "checkpoint of 4 leaves",
     ]
     for words in (("prove", SECOND, "-d", data, "-o", proof), ("verify", "--proof", proof, "--key", key_of(data))):
