@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,40 +15,21 @@ from pydantic_core import PydanticUndefined
 from connectors.siem import sink, source
 from connectors.siem.client import Access
 from connectors.siem.install import stream_name
+from tests.pages import DOCS, Shell, blocks
 from tests.servers import Server
 from tests.siem import connected, new_namespace, put_away
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "connect.md"
+PAGE = DOCS / "connect.md"
 HEADINGS = {"elasticsearch": "Elasticsearch", "opensearch": "OpenSearch"}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of the page: under which heading, in which language."""
-
-    heading: str
-    language: str
-    text: str
-
-
-def blocks(flavour: str) -> Iterator[Block]:
-    """Yield the page's fenced blocks in order, without those that stand under the other flavour's heading."""
-    heading = ""
-    for title, language, text in re.findall(r"^#+ ([^\n]+)$|^```(\w+)\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
-        heading = title or heading
-        others = {name for key, name in HEADINGS.items() if key != flavour}
-        if language and heading not in others:
-            yield Block(heading, language, text)
-
-
-class Reader:
-    """Somebody who follows the page in a shell of their own, with their own names in place of the page's."""
+class Reader(Shell):
+    """Somebody with a cluster of their own."""
 
     def __init__(self, server: Server, folder: Path, namespace: str, index: str) -> None:
-        self.folder = folder
         host = server.url.removeprefix("https://")
-        self._own = {
+        own = {
             "siem.example.com:9200": host,
             "siem.example.com": host.partition(":")[0],
             "YOUR_NAME": server.username or "",
@@ -64,35 +40,8 @@ class Reader:
             "logs-trial-default": index,
             '"logs-*"': f'"{index}*"',
         }
+        super().__init__(folder, own)
         (folder / "ca.pem").write_bytes(Path(server.ca_file or "").read_bytes())
-        (folder / "shell").touch()
-
-    def name(self, text: str) -> str:
-        for theirs, own in self._own.items():
-            text = text.replace(theirs, own)
-        return text
-
-    def do(self, text: str) -> str:
-        """Run *text* in the shell as it was left; return what it printed. AssertionError if a command failed."""
-        script = f"source ./shell\n{self.name(text)}\n{{ declare -f; export -p; }} > ./shell\n"
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        done = subprocess.run(
-            ["timeout", "60", "bash", "-euo", "pipefail", "-c", script],
-            cwd=self.folder,
-            env={"PATH": path, "HOME": str(self.folder), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{text}\nended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def do_until(self, text: str, holds: str) -> str:
-        end = time.monotonic() + 20
-        while holds not in (said := self.do(text)):
-            assert time.monotonic() < end, said
-            time.sleep(0.5)
-        return said
 
 
 @pytest.fixture(params=["elasticsearch8_secure", "opensearch2_secure"])
@@ -116,7 +65,8 @@ def test_whoever_follows_the_page_sees_the_alert(secure: Server, tmp_path: Path)
     reader = Reader(secure, tmp_path, new_namespace(), index)
     there_already(secure, f"{index}-before")
     said = {}
-    for block in blocks(secure.flavour):
+    others = {name for key, name in HEADINGS.items() if key != secure.flavour}
+    for block in blocks(PAGE, without=others):
         if block.language == "yaml":
             (tmp_path / "vedette.yml").write_text(reader.name(block.text))
         elif "_search" in block.text:
