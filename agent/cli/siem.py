@@ -121,12 +121,11 @@ def replay(
 
     if bool(index or begin or end) == late:
         raise typer.BadParameter("say what to read again: --index, --from and --to, or --late")
+    spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
+    asked = {"do": "replay", "spans": spans, "late": late, "warm_up": _duration(warm_up), "by": login()}
     where = load_bootstrap(bootstrap)
     accepted = accepted_last(where)
-    name = _stream(accepted.configuration.streams, stream)
-    spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
-    request = {"do": "replay", "stream": name, "spans": spans, "late": late, "warm_up": _duration(warm_up),
-               "by": login()}  # fmt: skip
+    request = {**asked, "stream": _stream(accepted.configuration.streams, stream)}
     report = ask(where.data, request)
     if report is None:
         report = _replay_here(request, accepted, where.data)

@@ -1,4 +1,4 @@
-"""Elasticsearch and OpenSearch: the change feed as a source, the alert stream as a sink.
+"""Elasticsearch and OpenSearch: the change feed as a source, the alert and audit streams as a sink.
 
 ::
 
@@ -13,5 +13,5 @@
 from agent.ports import Connector
 from connectors.siem import sink, source
 
-elasticsearch = Connector(source=source.build("elasticsearch"), sink=sink.build("elasticsearch"))
-opensearch = Connector(source=source.build("opensearch"), sink=sink.build("opensearch"))
+elasticsearch = Connector(source.build("elasticsearch"), sink.build("elasticsearch"), keeps_audit=True)
+opensearch = Connector(source.build("opensearch"), sink.build("opensearch"), keeps_audit=True)

@@ -2,7 +2,8 @@
 
 A *golden* run counts how often each call happens. Then, for each call and each count, a fresh run is struck there
 (SIGKILL, ENOSPC or EIO by strace's injection), started again undisturbed, and compared with the golden run: the same
-alert ids in the store and in the sink's file, none twice, the same books. Run as a script it does all points:
+alert ids in the store and in the sink's file, none twice, the same books; and the audit log and its copy in that file
+hold. Run as a script it does all points:
 
     python -m tests.faults.kill_points --all --json FILE
 """
@@ -25,6 +26,9 @@ from pathlib import Path
 
 import apsw
 
+from agent.audit import Copy, Verifier, check_alerts, verify
+from agent.errors import TrustError
+from agent.store import Reader
 from tests.signing import signed
 
 KILLED = ("write", "pwrite64", "fsync", "fdatasync", "ftruncate", "unlink", "rename")
@@ -42,6 +46,7 @@ sinks:
   out: {{type: ndjson, path: "{out}"}}
 streams:
   main: {{source: logs, detectors: [rules, logins], sinks: [out], batch: 7}}
+audit: {{sinks: [out]}}
 """
 RULE = """
 title: Failed password
@@ -122,7 +127,8 @@ def left(folder: Path) -> Left:
     books = dict(connection.execute("SELECT name, value FROM counter WHERE scope = 'main'"))
     connection.close()
     lines = (folder / "out.ndjson").read_text().splitlines()
-    delivered = tuple(sorted(json.loads(line)["_id"] for line in lines))
+    documents = [json.loads(line) for line in lines]
+    delivered = tuple(sorted(one["_id"] for one in documents if one["event"]["dataset"] == "vedette.alert"))
     return Left(stored, delivered, dead, {**books, "waiting": waiting})
 
 
@@ -190,6 +196,24 @@ def judge(golden: Left, found: Left) -> list[str]:
     return wrong
 
 
+def judge_audit(folder: Path) -> list[str]:
+    """Return what is wrong with the audit log and with its copy in the sink's file; both must be whole and the same."""
+    key = Verifier.parse((folder / "data" / "audit.pub").read_text())
+    try:
+        with Reader(folder / "data") as reader:
+            kept = verify(reader.leaves(), [note for _, _, note in reader.checkpoints()], key)
+            check_alerts(reader.alert_members(), reader.members, key)
+        lines = [line for line in (folder / "out.ndjson").read_bytes().splitlines() if b'"vedette.audit"' in line]
+        copy = Copy(lines, key.name)
+        copied = verify(copy.leaves(), copy.checkpoints(), key)
+    except TrustError as error:
+        return [f"audit: {error}"]
+    wrong = [] if kept.signed == kept.leaves else [f"audit: {kept.leaves - kept.signed} leaves are not signed"]
+    ids = Counter(json.loads(line)["_id"] for line in lines)
+    wrong += [f"audit copy: {len(lines) - len(ids)} twice"] if len(ids) < len(lines) else []
+    return wrong + ([] if copied.leaves == kept.leaves else [f"audit copy: {copied.leaves} of {kept.leaves} leaves"])
+
+
 def strike_all(base: Path, *, every: int, workers: int = 2, show: bool = False, limit_s: float = 3600) -> Result:
     """Strike every *every*-th point; stops with what it has when *limit_s* seconds are over."""
     make_logs(base)
@@ -205,7 +229,8 @@ def strike_all(base: Path, *, every: int, workers: int = 2, show: bool = False, 
         found, struck = strike(folder, effect, call, n)
         result.points[f"{effect} {call}"] += 1
         result.struck[effect] += struck
-        result.wrong += [f"{effect} at {call} {n}: {text}" for text in judge(golden, found)]
+        wrong = [*judge(golden, found), *judge_audit(folder)]
+        result.wrong += [f"{effect} at {call} {n}: {text}" for text in wrong]
         shutil.rmtree(folder)
         if show and result.points.total() % 50 == 0:
             print(f"  {result}", file=sys.stderr)

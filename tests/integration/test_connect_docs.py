@@ -79,7 +79,7 @@ def test_whoever_follows_the_page_sees_the_alert(secure: Server, tmp_path: Path)
     assert said["search"].count('"message":"Shadow copies or recovery deleted"') == 1
     assert said["5. Replay"].count("; new alerts: 0") == 3
 
-    assert "ok       sink siem: newest alert" in reader.do("vedette doctor -c vedette.yml")
+    assert "ok       sink siem: alert ingest time" in reader.do("vedette doctor -c vedette.yml")
     again = reader.do("vedette setup -c vedette.yml --username vedette-setup --password-file setup.password")
     assert {line.split()[0] for line in again.splitlines()} == {"ok"}
     if secure.flavour == "elasticsearch":

@@ -226,8 +226,8 @@ def test_replay_with_wrong_arguments_is_a_usage_error(site: Site, words: tuple[s
     assert "Traceback" not in done.stderr
 
 
-def test_replay_of_an_unknown_stream_names_those_that_there_are(site: Site) -> None:
-    done = site.vedette("replay", "--from", "2026-01-01", "--stream", "other")
+def test_replay_of_an_unknown_stream_names_those_that_there_are(read: Site) -> None:
+    done = read.vedette("replay", "--from", "2026-01-01", "--stream", "other")
     assert done.returncode == 3
     assert "main" in done.stderr
 
@@ -275,6 +275,7 @@ def waiting(site: Site) -> int:
 def test_alerts_that_a_replay_adds_are_marked(read: Site) -> None:
     """A rule that is new finds what was read before it was there; the daemon sends it when it comes."""
     read.rule("/good", "c2b1e6f4-7f0f-4d0a-9a53-61a3f0c7d9aa")
+    read.succeed("run", "--once")
     assert read.replay("--from", ago(3))["new"] == 1
     read.start()
     read.until(lambda: len(read.ids()) == 3)
@@ -390,3 +391,35 @@ def test_an_empty_data_folder_doubles_no_alert(read: Site) -> None:
     read.succeed("run", "--once")
     assert read.stored() == before
     assert read.ids() == before
+
+
+# --- the audit log ----------------------------------------------------------------------------------------------------
+
+
+def test_the_siems_copy_alone_proves_an_alert(read: Site, tmp_path: Path) -> None:
+    """What a search finds in the audit stream is the whole log: it holds, and so does a proof that was made of it."""
+    stream = stream_name(read.namespace, "audit")
+    read.cluster.request("POST", f"/{stream}/_refresh")
+    hits = read.cluster.request("POST", f"/{stream}/_search", body={"size": 1000}).body["hits"]["hits"]
+    copy, proof, key = tmp_path / "copy.ndjson", tmp_path / "proof.json", str(read.data / "audit.pub")
+    copy.write_bytes(b"".join(orjson.dumps(hit) + b"\n" for hit in hits))
+    public = Path(key).read_text()
+    away = read.data.rename(tmp_path / "away")
+    (alert, _) = read.alerts()
+    words = ["--copy", str(copy), "--key", public.strip()]
+
+    def audit(*words: str) -> str:
+        done = subprocess.run([*VEDETTE, "audit", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    report = json.loads(audit("verify", "--json", *words))
+    assert report["ok"]
+    assert (
+        report["signed"]
+        == report["leaves"]
+        == len({hit["_source"]["vedette"]["audit"].get("number") for hit in hits} - {None})
+    )
+    audit("prove", alert["event"]["id"], *words, "-o", str(proof))
+    assert alert["event"]["id"] in audit("verify", "--proof", str(proof), "--key", public.strip())
+    away.rename(read.data)
