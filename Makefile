@@ -22,8 +22,9 @@ $(VENV)/dev: $(VENV)/run packaging/requirements-dev.lock
 	$(BIN)/pip install --quiet --require-hashes -r packaging/requirements-dev.lock
 	@touch $@
 
-schema: $(VENV)/run ## write packaging/vedette.schema.json anew
+schema: $(VENV)/run ## write the JSON Schemas of vedette.yml and of recipes in packaging anew
 	$(BIN)/vedette config schema > packaging/vedette.schema.json
+	$(BIN)/vedette config schema --recipe > packaging/recipe.schema.json
 
 lock: ## pin every dependency by hash (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build -o packaging/requirements.lock pyproject.toml

@@ -114,7 +114,7 @@ def _models(accepted: Accepted, stream: str, now: Timestamp) -> tuple[list[Detec
     return admitted, tuple(refused)
 
 
-def admit_model(accepted: Accepted, name: str, now: Timestamp) -> Detector:
+def admit_model(accepted: Accepted, name: str, now: Timestamp) -> ModelDetector:
     """Return the model *name* as a detector; TrustError names the step of its admission that failed."""
     section = accepted.configuration.models[name]
     policy = accepted.policy
@@ -128,6 +128,8 @@ def admit_model(accepted: Accepted, name: str, now: Timestamp) -> Detector:
         now=now,
     )
     found = admit(files, terms, schema_hash)
+    if found.manifest.id != name:
+        raise TrustError(f"model {name}: the artifact is one of {found.manifest.id}; call it so under models")
     return ModelDetector(
         found.manifest.id,
         load_model(found.files),

@@ -13,6 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -37,7 +38,7 @@ from agent.workers import Runner, Workers, answer, audit_sinks
 log = structlog.get_logger()
 T = TypeVar("T")
 PRUNE_EVERY_MIN = 60
-EXPIRY_EVERY_H = 24
+EXPIRY_EVERY_H = 6
 FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_THE_END = frozenset({"dead letters"})
@@ -65,6 +66,8 @@ class Service:
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._closing: list[Callable[[], object]] = []
         self._replays: list[Replay] = []
+        self._said: dict[str, str] = {}
+        """What was last said about the end of a model."""
         self._store: Store
         self._workers: Workers
 
@@ -132,7 +135,7 @@ class Service:
 
         chores = BackgroundScheduler(timezone="UTC")
         chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
-        chores.add_job(self._watch_expiry, "interval", hours=EXPIRY_EVERY_H)
+        chores.add_job(self._watch_expiry, "interval", hours=EXPIRY_EVERY_H, next_run_time=datetime.now(UTC))
         chores.start()
         self._closing.append(chores.shutdown)
 
@@ -163,10 +166,11 @@ class Service:
         for runner in workers.runners:
             stream = runner.stream.id
             for name, plan in runner.stream.pipeline.plan()["detectors"].items():
-                for reason in plan.get("refused", []):
+                refused = plan.get("refused", [])
+                for reason in refused:
                     log.warning("refused", stream=stream, detector=name, reason=reason)
                 said = {key: plan[key] for key in plan if _is_short(plan[key])}
-                data = {"detector": name, **said, **under}
+                data = {"detector": name, "refused": len(refused), **said, **under}
                 self._store.record(stream, "detector-loaded", data, clock())
                 log.info("plan", stream=stream, detector=name, **said)
             for one in runner.refused:
@@ -246,18 +250,18 @@ class Service:
 
     def _watch_expiry(self) -> None:
         """Put on record which models expire or have expired; start anew without those that must not go on."""
-        workers = self._workers
+        workers, now = self._workers, clock()
         models = workers.accepted.configuration.models
-        stop = False
         for runner in workers.runners:
             for one in runner.models:
-                text = expiry(one.manifest, clock())
-                if text:
+                text = expiry(one.manifest, now)
+                if text and self._said.get(one.id) != text:
+                    self._said[one.id] = text
                     data = {"model": one.id, "text": text}
-                    self._store.record(runner.stream.id, "model-expiry", data, clock())
+                    self._store.record(runner.stream.id, "model-expiry", data, now)
                     log.warning("model expiry", stream=runner.stream.id, **data)
-                    stop = stop or (clock() >= instant(one.manifest.not_after) and models[one.id].on_expiry == "stop")
-        if stop:
+            runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
+        if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
             self._in_main(self._restart_workers)
 
     def _restart_workers(self) -> None:

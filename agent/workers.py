@@ -46,6 +46,8 @@ class Runner:
     stream: Stream
     config: StreamConfig
     refused: Sequence[Refusal] = ()
+    expired: Sequence[str] = ()
+    """Models that have expired while they ran."""
     tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
     trouble: str = "starting"
     failures: int = 0
@@ -55,7 +57,8 @@ class Runner:
 
     @property
     def status(self) -> dict[str, str]:
-        reasons = [*([self.trouble] if self.trouble else []), *(str(one) for one in self.refused)]
+        reasons = [*([self.trouble] if self.trouble else []), *map(str, self.refused)]
+        reasons += [f"model {one} has expired" for one in self.expired]
         return {"status": "degraded" if reasons else "ok", "reason": "; ".join(reasons)}
 
     def open(self) -> None:

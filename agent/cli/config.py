@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from agent.cli.keys import Key, PassphraseFile, key_path, make, principal, unloc
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
 from agent.control import login
 from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
+from agent.ports import Check
 
 if TYPE_CHECKING:
     from agent.access import Principal
@@ -205,14 +206,47 @@ def apply(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
 
 
 @app.command("schema")
-def schema() -> None:
+def schema(
+    recipe: Annotated[bool, typer.Option("--recipe", help="Of a feature recipe instead.")] = False,
+) -> None:
     """Print the JSON Schema of vedette.yml, for editors.
 
     Example: vedette config schema > vedette.schema.json
     """
     from agent.config.model import Configuration
+    from agent.featurise.recipe import schema as of_recipe
 
-    print(_schema_text(Configuration.model_json_schema()), end="")
+    print(_schema_text(of_recipe() if recipe else Configuration.model_json_schema()), end="")
+
+
+def examine(bootstrap: Path) -> Iterator[Check]:
+    """Yield what is so about signatures, people and models."""
+    from agent.assemble import admit_model
+    from agent.config.load import read
+    from agent.config.revision import FILE, Files, assumed
+    from agent.store.sqlite import clock
+    from agent.trust.admission import expiry
+
+    where, root, before, above = _standing(bootstrap)
+    verdict = _verdict(where.configuration, root, before, above)
+    if verdict is None:
+        yield Check("configuration", "ok", "signed by principals who may change what it changes")
+    else:
+        running = f"revision {before.revision} goes on" if before else "nothing runs"
+        yield Check("configuration", "failed", f"{verdict}; {running}", "vedette config check")
+    now = assumed(Files(where.configuration, read(where.configuration / FILE), b""), root)
+    if now.trust == "single-user":
+        remedy = "name a second principal under access.principals: vedette access key NAME"
+        yield Check("principals", "warning", "trust: single-user, one person signs everything", remedy)
+    else:
+        yield Check("principals", "ok", ", ".join(sorted(now.policy.names)))
+    for name in now.configuration.models:
+        try:
+            manifest = admit_model(now, name, clock()).manifest
+            text = expiry(manifest, clock())
+            yield Check(f"model {name}", "warning" if text else "ok", text or f"may run until {manifest.not_after}")
+        except (TrustError, ConfigError) as error:
+            yield Check(f"model {name}", "failed", str(error), "vedette model list")
 
 
 def _schema_text(schema: Mapping[str, Any]) -> str:

@@ -74,20 +74,36 @@ def setup(
     raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
 
 
-def doctor(config: Config = CONFIG, as_json: AsJson = False) -> None:
+def doctor(
+    config: Config = CONFIG,
+    bootstrap: Annotated[
+        Path | None, typer.Option("--bootstrap", "-b", help="Look at signatures, people and models too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Look at every source and sink and say what is wrong and what to do. Exit code 1 if something does not work.
 
-    Example: vedette doctor -c vedette.yml
+    Examples:
+      vedette doctor -c vedette.yml
+      vedette doctor -b bootstrap.yml
     """
     from agent.assemble import build_sink, build_source
-    from agent.config import load
+    from agent.cli.config import examine
+    from agent.config import load, load_bootstrap
+    from agent.config.revision import FILE
 
+    trust: list[Check] = []
+    if bootstrap is not None:
+        config = load_bootstrap(bootstrap).configuration / FILE
+        trust = list(examine(bootstrap))
     configuration, locator = load(config)
+    for check in trust:
+        _show("trust", check, as_json)
     parts: list[tuple[str, Source | Sink]] = [
         *((f"source {name}", build_source(configuration, locator, name)) for name in configuration.sources),
         *((f"sink {name}", build_sink(configuration, locator, name)) for name in configuration.sinks),
     ]
-    checks: list[Check] = []
+    checks = trust
     for place, part in parts:
         for check in part.examine() if isinstance(part, Examinable) else _opened(part):
             checks.append(check)

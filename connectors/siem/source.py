@@ -653,15 +653,18 @@ class SiemSource:
                 self._see(shard, sights.get(shard.number), now)
 
     def _see(self, shard: _Shard, sight: Sight | None, now: float) -> None:
+        place = f"{shard.index.name}[{shard.number}]"
         if sight is None:
             if not shard.gap:
                 self._counts["gaps"] += 1
+                self._notices.append(Notice("gap", place, f"{place} is not there: it is read when it is back"))
             shard.gap = "the cluster says nothing of this shard"
-            self._note(f"{shard.index.name}[{shard.number}]", shard.gap)
+            self._note(place, shard.gap)
             return
         if shard.gap:
             shard.gap, shard.dirty = "", True
-            self._note(f"{shard.index.name}[{shard.number}]", "")
+            self._notices.append(Notice("gap-ended", place, f"{place} is back and read from where it was left"))
+            self._note(place, "")
         if self._proofs.setdefault(shard.partition, Proof()).look(sight):
             shard.dirty, shard.changed_at = True, now
         shard.sight = sight

@@ -98,6 +98,8 @@ def test_the_schema_for_editors_is_what_the_models_say(tmp_path: Path) -> None:
     printed = subprocess.run([*VEDETTE, "config", "schema"], capture_output=True, text=True, check=True).stdout
     assert (tmp_path / "etc" / "vedette.schema.json").read_text() == printed
     assert Path("packaging/vedette.schema.json").read_text() == printed, "run: make schema"
+    recipe = subprocess.run([*VEDETTE, "config", "schema", "--recipe"], capture_output=True, text=True, check=True)
+    assert Path("packaging/recipe.schema.json").read_text() == recipe.stdout, "run: make schema"
 
 
 # --- signing and applying ---------------------------------------------------------------------------------------------

@@ -523,6 +523,7 @@ def test_a_shard_that_is_not_there_is_a_gap_and_others_go_on(siem: Server) -> No
         up.settle()
         assert up.got == once(range(3))
         assert up.counts["gaps"] == 1
+        assert [one.action for one in up.notices] == ["gap"]
         assert list(up.source.notes()) == [f"{up.prefix}-red[0]"]
         records = up.fetch()
         assert len(records.unread) == 1, "a gap holds the watermark back"
