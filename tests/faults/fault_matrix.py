@@ -47,6 +47,8 @@ STARTS = 4
 TIMEOUT_S = 2.0
 CELL_S = 60.0
 GONE = "https://gone.invalid:9200"
+HEAP = "2g"
+"""Each cell leaves two data streams behind, which not every server can delete."""
 REQUESTS: dict[tuple[Side, str], str] = {
     ("source", "search"): "search",
     ("source", "stats"): "/_stats",
@@ -260,7 +262,7 @@ def main() -> int:
     given = parser.parse_args()
     wanted = [cell for cell in (sample(given.sample) if given.sample else cells()) if given.only in str(cell)]
     flavour, _, major = given.server.partition(":")
-    with tempfile.TemporaryDirectory() as folder, start(flavour, int(major)) as server:
+    with tempfile.TemporaryDirectory() as folder, start(flavour, int(major), heap=HEAP) as server:
         matrix = Matrix(Path(folder), server)
         try:
             outcomes = matrix.run(wanted, workers=os.cpu_count() or 1, show=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.fault_matrix import Cell, Matrix, cells, sample
+from tests.faults.fault_matrix import HEAP, Cell, Matrix, cells, sample
 from tests.siem import started
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("fault-matrix")]
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("fault-matrix")]
 
 @pytest.fixture(params=[("elasticsearch", 8), ("opensearch", 2)], ids=["elasticsearch", "opensearch"])
 def matrix(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Matrix]:
-    with started(*request.param) as server:
+    with started(*request.param, heap=HEAP) as server:
         made = Matrix(tmp_path, server)
         yield made
         made.close()
