@@ -246,7 +246,7 @@ class Workers:
 
     def _is_full(self, reader: Reader, name: str) -> bool:
         cap = self.accepted.configuration.sinks[name].max_waiting
-        return reader.waiting(name, cap) >= cap
+        return reader.waiting(name, cap, alerts_only=True) >= cap
 
     def _open(self, sink: Sink) -> None:
         if sink.id not in self._open_sinks:

@@ -66,9 +66,10 @@ class Reader:
                 found.setdefault(name, {})[key] = value
         return found
 
-    def waiting(self, sink: str, cap: int) -> int:
+    def waiting(self, sink: str, cap: int, *, alerts_only: bool = False) -> int:
         """Return how many documents wait for *sink*, counting no further than *cap*."""
-        sql = "SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? AND refused IS NULL LIMIT ?)"
+        which = " AND alert IS NOT NULL" if alerts_only else ""
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? AND refused IS NULL{which} LIMIT ?)"  # noqa: S608
         return int(self.rows(sql, sink, cap)[0][0])
 
     def alerts(

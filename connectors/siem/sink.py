@@ -7,11 +7,12 @@ Whatever else an answer says, in a request that succeeded as a whole too, is no 
     429, 5xx, 401, 403, 404, no clear word  retryable
     400                                     an alert is offered again at once, first reduced to the fields that our
                                             template surely takes, then to the least of them; rejected if the stream
-                                            refuses that too; a copy of the audit log is never cut: rejected
+                                            refuses that too
     dropped, or stored anywhere else        rejected
 
-``create`` sees a repeat only inside one backing index. A document that may have been offered before is therefore looked
-for in all of them first, and is not written while that cannot be done.
+A copy of the audit log is never cut and never given up: what would be rejected waits, for without it the copy proves
+nothing. ``create`` sees a repeat only inside one backing index. A document that may have been offered before is
+therefore looked for in all of them first, and is not written while that cannot be done.
 """
 
 from __future__ import annotations
@@ -271,6 +272,8 @@ class SiemSink:
                 result = self._smaller(item, answer) if isinstance(answer, _Refusal) else answer
                 if isinstance(result, _Item):
                     pending.append(result)
+                elif result.state == "rejected" and item.document.dataset == "audit":
+                    yield item.document.id, Outcome("retryable", result.reason)
                 else:
                     yield item.document.id, result
 

@@ -509,20 +509,20 @@ def test_a_repeated_copy_is_found_behind_a_rollover_of_its_stream(siem: FakeSiem
 def test_a_copy_that_came_to_the_alert_stream_is_not_delivered(siem: FakeSiem) -> None:
     siem.on("_bulk", items(item(siem, "a", 201, result="created", _index=siem.rollover())))
     with opened(siem) as sink:
-        assert states(sink.write([audit_copy("a")])) == ["rejected"]
+        assert states(sink.write([audit_copy("a")])) == ["retryable"]
 
 
-def test_a_copy_that_is_refused_is_rejected_and_not_cut(siem: FakeSiem) -> None:
+def test_a_copy_that_is_refused_waits_and_is_not_cut(siem: FakeSiem) -> None:
     siem.stream = AUDIT
     siem.rollover()
     siem.on("_bulk", refused(siem, "a"))
     with opened(siem) as sink:
         (outcome,) = sink.write([audit_copy("a")])
-        assert outcome.state == "rejected"
+        assert outcome.state == "retryable"
         assert "object mapping" in outcome.reason
-        assert sink.counts["rejected_refused"] == 1
-    assert siem.documents == {}
-    assert len(siem.sent("_bulk")) == 1
+        assert siem.documents == {}
+        assert sink.write([audit_copy("a", True)]) == [DELIVERED]
+    assert len(siem.sent("_bulk")) == 2
 
 
 def test_a_copy_larger_than_a_request_is_sent_as_it_is(siem: FakeSiem) -> None:
@@ -533,12 +533,11 @@ def test_a_copy_larger_than_a_request_is_sent_as_it_is(siem: FakeSiem) -> None:
     assert [len(request.lines) // 2 for request in siem.sent("_bulk")] == [1, 1, 1]
 
 
-def test_a_copy_too_large_for_the_server_is_rejected_alone(siem: FakeSiem) -> None:
+def test_a_copy_too_large_for_the_server_waits_alone(siem: FakeSiem) -> None:
     siem.on("_bulk", *[lambda request: Reply(413) if b"big" in request.body else siem.reply(request)] * 9)
     with opened(siem) as sink:
         outcomes = sink.write([audit_copy("a"), audit_copy("b", message="big"), audit_copy("c")])
-        assert states(outcomes) == ["delivered", "rejected", "delivered"]
-        assert sink.counts["rejected_too_large"] == 1
+        assert states(outcomes) == ["delivered", "retryable", "delivered"]
 
 
 def test_a_copy_with_a_field_of_the_server_is_rejected_unsent(siem: FakeSiem) -> None:
