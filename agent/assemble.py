@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 
 def build_pipeline(
-    configuration: Configuration, locator: Locator, stream: StreamConfig, cache: Path, models: Sequence[Detector] = ()
+    configuration: Configuration,
+    locator: Locator,
+    stream: StreamConfig,
+    cache: Path | None,
+    models: Sequence[Detector] = (),
 ) -> Pipeline:
     """Make the detectors and filters that *stream* names; ConfigError with the line of what is wrong."""
     detectors = [*(_detector(configuration, locator, name, cache) for name in stream.detectors), *models]
@@ -71,14 +75,14 @@ class Built:
     refused: tuple[Refusal, ...]
 
 
-def build_stream(accepted: Accepted, id: str, cache: Path, now: Timestamp) -> Built:
+def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp) -> Built:
     """Make the stream *id* as *accepted* says, at its very beginning; its source is not open yet.
 
     TrustError for content that no signature covers. A model that is not admitted is refused alone.
     """
     configuration, locator = accepted.configuration, accepted.locator
     section = configuration.streams[id]
-    models, refused = _models(accepted, id, now)
+    models, refused = models_of(accepted, id, now)
     pipeline = build_pipeline(configuration, locator, section, cache, models)
     for one in pipeline.detectors:
         if isinstance(one, Referring) and one.unpinned:
@@ -101,7 +105,7 @@ def provenance(accepted: Accepted) -> dict[str, Any]:
     return {"configuration": accepted.digest, "revision": accepted.revision}
 
 
-def _models(accepted: Accepted, stream: str, now: Timestamp) -> tuple[list[Detector], tuple[Refusal, ...]]:
+def models_of(accepted: Accepted, stream: str, now: Timestamp) -> tuple[list[Detector], tuple[Refusal, ...]]:
     """Admit the models of *stream*; those that are not admitted are named with the reason."""
     admitted: list[Detector] = []
     refused: list[Refusal] = []
@@ -161,7 +165,7 @@ def build_judge(
     )
 
 
-def _detector(configuration: Configuration, locator: Locator, name: str, cache: Path) -> Detector:
+def _detector(configuration: Configuration, locator: Locator, name: str, cache: Path | None) -> Detector:
     section = configuration.detectors[name]
     with _at(locator("detectors", name)):
         return plugins.detector(section.type)(name, section.options, cache)

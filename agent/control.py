@@ -5,9 +5,10 @@ The daemon holds the store's only writing connection, so commands that change so
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
-from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
+from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
+
+log = structlog.get_logger()
 
 NAME = "vedette.sock"
 _MAX_REQUEST = 1 << 20
@@ -29,7 +33,10 @@ Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class Control:
-    """The daemon's side: answers one request at a time with *handle*, whose VedetteErrors become ``{"error": …}``."""
+    """The daemon's side: answers one request at a time with *handle*, whose errors become ``{"error": …}``.
+
+    Who asks (*by*) is what the kernel says of the other side; only root may speak for somebody else.
+    """
 
     def __init__(self, folder: Path, handle: Handler) -> None:
         self._handle = handle
@@ -59,13 +66,19 @@ class Control:
                 return
             with peer, suppress(OSError):
                 peer.settimeout(_TIMEOUT_S)
-                peer.sendall(self._answer(_read_line(peer)) + b"\n")
+                _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+                peer.sendall(self._answer(_read_line(peer), uid) + b"\n")
 
-    def _answer(self, line: bytes) -> bytes:
+    def _answer(self, line: bytes, uid: int) -> bytes:
         try:
-            return orjson.dumps(self._handle(orjson.loads(line)))
+            request = orjson.loads(line)
+            by = str(request.get("by") or "") if uid == 0 else ""
+            return orjson.dumps(self._handle({**request, "by": by or _name(uid)}))
         except (VedetteError, orjson.JSONDecodeError) as error:
             return orjson.dumps({"error": str(error), "kind": type(error).__name__})
+        except Exception as error:  # a fault of ours: whoever asks is told, and the next one is answered
+            log.exception("command failed")
+            return orjson.dumps({"error": f"{type(error).__name__}: {error}; see the daemon's log", "kind": ""})
 
 
 def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -74,6 +87,8 @@ def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise ConfigError(f"{folder} is closed to {login()}: ask as the service's user, or as root") from None
     with socket.socket(socket.AF_UNIX) as peer:
         try:
             peer.connect(f"/proc/self/fd/{place}/{NAME}")
@@ -82,8 +97,11 @@ def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
         finally:
             os.close(place)
         peer.settimeout(_TIMEOUT_S)
-        peer.sendall(orjson.dumps(request) + b"\n")
-        answer: dict[str, Any] = orjson.loads(_read_line(peer))
+        try:
+            peer.sendall(orjson.dumps(request) + b"\n")
+            answer: dict[str, Any] = orjson.loads(_read_line(peer))
+        except (OSError, orjson.JSONDecodeError):
+            raise RetryableError(f"the daemon over {folder} did not answer; see its log") from None
     if "error" in answer:
         raise _KINDS.get(answer["kind"], VedetteError)(answer["error"])
     return answer
@@ -91,7 +109,14 @@ def ask(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def login() -> str:
     """Return who is at work, behind sudo too."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
+    return os.environ.get("SUDO_USER") or _name(os.geteuid())
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def _read_line(peer: socket.socket) -> bytes:

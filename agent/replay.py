@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from agent.assemble import build_judge, build_stream, stamp
 from agent.config import Accepted
 from agent.errors import RetryableError, VedetteError
@@ -22,6 +24,7 @@ from agent.store import Reader, Store
 from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, run_cycle
 
+log = structlog.get_logger()
 IDLE_S = 0.2
 PATIENCE = 8
 """Failures in a row after which a replay gives up; it may be run again."""
@@ -60,8 +63,17 @@ class Replay:
                 self.spans_done += 1
         except VedetteError as error:
             self.error = str(error)
+        except Exception as error:
+            log.exception("replay failed", stream=self.stream)
+            self.error = f"{type(error).__name__}: {error}"
         finally:
             self.done = True
+
+    def stop(self, reason: str) -> None:
+        """End it before its time."""
+        if not self.done:
+            self.error = reason
+            self.stopped.set()
 
     def report(self) -> dict[str, Any]:
         """Return how far it is, as JSON-able data."""

@@ -24,11 +24,11 @@ from agent.assemble import build_stream, provenance
 from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
-from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
-from agent.model import Chunk, Records
+from agent.errors import ConfigError, TrustError, VedetteError
+from agent.model import SECOND, Chunk, Records
 from agent.pipeline import LATE, late_spans
 from agent.replay import Replay, Span
-from agent.store import Reader, Store
+from agent.store import Reader, Store, StoreBroken
 from agent.store.sqlite import DATABASE, clock
 from agent.stream import Stream, process
 from agent.trust.admission import expiry
@@ -106,22 +106,23 @@ class Service:
     def _take_configuration(self) -> None:
         """Take what lies in the configuration's folder, else the last good one; without either there is no start."""
         before, above = last_accepted(self._bootstrap, self._root)
+        self._closing.append(self._stop_workers)
         try:
             files = Files.read(self._bootstrap.configuration)
             if before is None or files.text != before.files.text:
-                self._workers = self._adopted(accept(files, self._root, before, above=above))
+                self._take(accept(files, self._root, before, above=above))
                 return
-        except (TrustError, AccessDenied, ConfigError) as error:
+        except StoreBroken:
+            raise
+        except Exception as error:  # whatever is wrong with a configuration, the last good one goes on
             self._refuse(error)
             if before is None:
                 raise
             log.warning("the last good configuration goes on", revision=before.revision)
-        self._workers = self._prepared(before)
+        self._go_on(before)
 
     def _start_workers(self) -> None:
-        self._closing.append(self._stop_workers)
-        self._settle()
-        self._workers.start(strict=True)
+        self._workers.begin()
         gc.collect()
         gc.freeze()  # compiled rules live to the end: the collector need not look at them again
         accepted = self._workers.accepted
@@ -133,32 +134,47 @@ class Service:
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        chores = BackgroundScheduler(timezone="UTC")
-        chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
-        chores.add_job(self._watch_expiry, "interval", hours=EXPIRY_EVERY_H, next_run_time=datetime.now(UTC))
-        chores.start()
-        self._closing.append(chores.shutdown)
+        self._chores = BackgroundScheduler(timezone="UTC")
+        self._chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
+        self._chores.start()
+        self._closing.append(self._chores.shutdown)
+        self._watch_at(datetime.now(UTC))
+
+    def _watch_at(self, moment: datetime) -> None:
+        self._chores.add_job(self._watch_expiry, "date", run_date=moment, id="expiry", replace_existing=True)
 
     def _listen(self) -> None:
         self._closing.append(Control(self._store.folder, self.answer).close)
 
     # --- the law at work ----------------------------------------------------------------------------------------------
 
-    def _adopted(self, accepted: Accepted) -> Workers:
-        """Make what *accepted* needs; if that can be made, put it on record as what the next start goes on with."""
-        workers = self._built(accepted)
+    def _take(self, accepted: Accepted) -> None:
+        """Let a new configuration be what runs, from `begin` on: if all that it names can be made and opened.
+
+        It is on record, and what the next start goes on with, before it runs.
+        """
+        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
+        try:
+            workers.build(strict=True)
+            workers.open(strict=True)
+        except BaseException:
+            workers.stop()
+            raise
         self._store.accept(accepted.revision, accepted.files.text, accepted.files.envelope, accepted.facts(), clock())
         log.info("configuration accepted", **accepted.facts())
-        return self._recorded(workers)
+        self._enter(workers)
 
-    def _prepared(self, accepted: Accepted) -> Workers:
-        """Make what *accepted*, which was accepted before, needs now."""
-        return self._recorded(self._built(accepted))
-
-    def _built(self, accepted: Accepted) -> Workers:
+    def _go_on(self, accepted: Accepted) -> None:
+        """Let what was accepted before be what runs, as far as that can be made today."""
         workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
-        workers.build()
-        return workers
+        workers.build(strict=False)
+        workers.open(strict=False)
+        self._enter(workers)
+
+    def _enter(self, workers: Workers) -> None:
+        self._workers = self._recorded(workers)
+        self._store.dead_letter_bytes = workers.accepted.configuration.dead_letters.max_bytes
+        self._store.audit_sinks = audit_sinks(workers.accepted)
 
     def _recorded(self, workers: Workers) -> Workers:
         """Put on record what runs and what is refused, before it runs."""
@@ -173,48 +189,77 @@ class Service:
                 data = {"detector": name, "refused": len(refused), **said, **under}
                 self._store.record(stream, "detector-loaded", data, clock())
                 log.info("plan", stream=stream, detector=name, **said)
+        for stream, reason in workers.missing.items():
+            self._store.record(stream, "stream-refused", {"reason": reason, **under}, clock())
+            log.error("stream refused", stream=stream, reason=reason)
+        for runner in workers.runners:
             for one in runner.refused:
                 data = {"model": one.model, "reason": one.reason, **under}
-                self._store.record(stream, "model-refused", data, clock())
-                log.error("model refused", stream=stream, **data)
+                self._store.record(runner.stream.id, "model-refused", data, clock())
+                log.error("model refused", stream=runner.stream.id, **data)
         return workers
 
-    def _refuse(self, error: VedetteError) -> None:
+    def _refuse(self, error: Exception) -> None:
         data = {"reason": str(error), "kind": type(error).__name__}
         self._store.record("", "configuration-refused", data, clock())
         log.error("configuration refused", **data)
 
     def _apply(self, by: str) -> dict[str, Any]:
-        """Look at the configuration's folder and let a new revision take the place of what runs, if the law does."""
-        old = self._workers
+        """Look at the configuration's folder and let a new revision take the place of what runs, if the law does.
+
+        If it cannot be opened, what ran before is opened again and goes on.
+        """
+        before = self._workers.accepted
         try:
             files = Files.read(self._bootstrap.configuration)
-            if files.text == old.accepted.files.text:
-                return {"revision": old.accepted.revision, "changed": []}
-            accepted = accept(files, self._root, old.accepted)
-            workers = self._adopted(accepted)
-        except (TrustError, AccessDenied, ConfigError) as error:
+            if files.text == before.files.text:
+                return {"revision": before.revision, "changed": []}
+            accepted = accept(files, self._root, before, above=self._used(files))
+            Workers(accepted, self._store, once=self._once, fail=self._fail).build(strict=True)
+        except Exception as error:
             self._refuse(error)
             raise
-        self._store.record("", "configuration-applied", {"revision": accepted.revision}, clock(), actor=by)
-        self._replace(workers)
+        self._pause("the configuration changes")
+        try:
+            self._take(accepted)
+            self._store.record("", "configuration-applied", {"revision": accepted.revision}, clock(), actor=by)
+        except Exception as error:
+            self._workers.stop()
+            self._refuse(error)
+            self._resume(before)
+            raise
+        self._workers.begin()
+        self._watch_at(datetime.now(UTC))
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
-    def _replace(self, workers: Workers) -> None:
-        """Let *workers* go on where those at work stop."""
+    def _used(self, files: Files) -> int:
+        """Return the newest number that was accepted for anything but *files*, though it may never have run."""
+        with Reader(self._store.folder) as reader:
+            return max((number for number, text, _ in reader.configurations() if text != files.text), default=0)
+
+    def _resume(self, accepted: Accepted) -> None:
+        """Make everything anew under what ran before; if that fails, nothing runs and the process must end."""
+        try:
+            self._go_on(accepted)
+            self._workers.begin()
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _restart_workers(self) -> None:
+        """Admit and make everything anew under the configuration that runs."""
+        self._pause("a model has expired")
+        self._resume(self._workers.accepted)
+
+    def _pause(self, reason: str) -> None:
+        """Stop what works, replays too: they would go on under what does not run any more."""
+        for one in self._replays:
+            one.stop(reason)
         self._workers.stop()
-        self._workers = workers
-        self._settle()
-        workers.start(strict=False)
 
     def _stop_workers(self) -> None:
-        self._workers.stop()
-
-    def _settle(self) -> None:
-        """Let the store follow the configuration of the workers."""
-        accepted = self._workers.accepted
-        self._store.dead_letter_bytes = accepted.configuration.dead_letters.max_bytes
-        self._store.audit_sinks = audit_sinks(accepted)
+        if hasattr(self, "_workers"):
+            self._workers.stop()
 
     # --- at work ------------------------------------------------------------------------------------------------------
 
@@ -230,9 +275,14 @@ class Service:
                     answer(*self._tasks.get())
                 if self._once and self._workers.is_done(reader):
                     break
+        self._stop.set()
+        while not self._tasks.empty():
+            self._tasks.get()[1].set_exception(VedetteError("the daemon is stopping"))
         self._workers.stop_reading()
 
     def _in_main(self, work: Callable[[], T]) -> T:
+        if self._stop.is_set():
+            raise VedetteError("the daemon is stopping")
         future: Future[T] = Future()
         self._tasks.put((work, future))
         return future.result(timeout=60)
@@ -261,12 +311,11 @@ class Service:
                     self._store.record(runner.stream.id, "model-expiry", data, now)
                     log.warning("model expiry", stream=runner.stream.id, **data)
             runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
+        ends = [instant(one.manifest.not_after) for runner in workers.runners for one in runner.models]
+        next_look = min([one for one in ends if one > now] + [now + EXPIRY_EVERY_H * 3600 * SECOND])
+        self._watch_at(datetime.fromtimestamp(next_look / SECOND + 1, UTC))
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
             self._in_main(self._restart_workers)
-
-    def _restart_workers(self) -> None:
-        """Admit and build everything anew under the configuration that runs."""
-        self._replace(self._prepared(self._workers.accepted))
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -292,7 +341,7 @@ class Service:
             case "apply":
                 return self._in_main(partial(self._apply, by))
             case "status":
-                return {one.stream.id: one.status for one in workers.runners}
+                return workers.status()
         raise VedetteError(f"unknown request {request.get('do')!r}")
 
     def _replay(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -314,7 +363,9 @@ class Service:
 
     def _late(self, stream: str) -> list[Span]:
         """Take the late spans of *stream* out of its state."""
-        runner = next(one for one in self._workers.runners if one.stream.id == stream)
+        runner = next((one for one in self._workers.runners if one.stream.id == stream), None)
+        if runner is None:
+            raise ConfigError(f"no stream {stream!r} runs; there is: {', '.join(self._workers.status())}")
         return self._workers.on_stream(runner, partial(take_late, runner.stream, self._store))
 
     def _retry(self, runner: Runner, by: str) -> int:
@@ -327,8 +378,8 @@ def last_accepted(bootstrap: Bootstrap, root: list[Principal]) -> tuple[Accepted
     if not (bootstrap.data / DATABASE).exists():
         return None, 0
     with Reader(bootstrap.data) as reader:
-        kept = [Files(bootstrap.configuration, text, envelope) for text, envelope in reader.configurations(2)]
-    return recall(kept, root)
+        rows = reader.configurations()
+    return recall([(number, Files(bootstrap.configuration, text, envelope)) for number, text, envelope in rows], root)
 
 
 def accepted_last(bootstrap: Bootstrap) -> Accepted:

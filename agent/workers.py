@@ -20,7 +20,7 @@ from agent import plugins
 from agent.assemble import Refusal, build_sink, build_stream
 from agent.config import Accepted, StreamConfig
 from agent.detect.model import ModelDetector
-from agent.errors import RetryableError, VedetteError
+from agent.errors import ConfigError, RetryableError, TrustError, VedetteError
 from agent.ports import Sink, Source
 from agent.store import Reader, Store, StoreBroken
 from agent.store.sqlite import backoff, clock
@@ -52,6 +52,8 @@ class Runner:
     trouble: str = "starting"
     failures: int = 0
     idle: threading.Event = field(default_factory=threading.Event)
+    nudge: threading.Event = field(default_factory=threading.Event)
+    """Ends a pause: there is something to do."""
     said: set[str] = field(default_factory=set)
     is_open: bool = False
 
@@ -100,6 +102,8 @@ class Workers:
     def __init__(self, accepted: Accepted, store: Store, *, once: bool, fail: Callable[[BaseException], None]) -> None:
         self.accepted = accepted
         self.runners: list[Runner] = []
+        self.missing: dict[str, str] = {}
+        """Streams that could not be made, and why."""
         self._store = store
         self._once = once
         self._fail = fail
@@ -113,39 +117,48 @@ class Workers:
         self._readers: list[threading.Thread] = []
         self._writers: list[threading.Thread] = []
 
-    def build(self) -> None:
-        """Make all parts; TrustError or ConfigError if the configuration cannot run. Nothing outside is touched."""
+    def build(self, *, strict: bool) -> None:
+        """Make all parts; nothing outside is touched.
+
+        TrustError or ConfigError if the configuration cannot run. Unless *strict*, a stream that cannot be made is
+        left out alone: it could be made once, and the others go on.
+        """
         configuration, locator = self.accepted.configuration, self.accepted.locator
         for id, section in configuration.streams.items():
-            built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
+            try:
+                built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
+            except (TrustError, ConfigError) as error:
+                self.missing[id] = str(error)
+                if strict or len(self.missing) == len(configuration.streams):
+                    raise
+                continue
             self.runners.append(Runner(built.stream, section, built.refused))
         used = {name for one in configuration.streams.values() for name in one.sinks} | set(audit_sinks(self.accepted))
         for name in sorted(used):
             self._sinks[name] = build_sink(configuration, locator, name)
 
-    def start(self, *, strict: bool) -> None:
-        """Stand where the store says, open all parts and begin.
-
-        *strict*: a part that only a person can mend ends it with ConfigError; else its stream shows as degraded.
-        """
+    def open(self, *, strict: bool) -> None:
+        """Open all parts. What cannot be reached now is tried again; with *strict*, what only a person can mend raises
+        ConfigError, else its stream shows as degraded."""
         for runner in self.runners:
-            stream = runner.stream
-            stream.cursor, stream.state = self._store.load(stream.id)
             try:
                 runner.open()
-            except RetryableError as error:
-                runner.degrade(str(error), 0.0)
-            except VedetteError as error:
-                if strict:
+            except Exception as error:
+                if strict and not isinstance(error, RetryableError | OSError):
                     raise
                 runner.degrade(str(error), 0.0)
         for sink in self._sinks.values():
             try:
                 self._open(sink)
-            except VedetteError as error:
-                if strict and not isinstance(error, RetryableError):
+            except Exception as error:
+                if strict and not isinstance(error, RetryableError | OSError):
                     raise
                 log.warning("sink waits", sink=sink.id, reason=str(error))
+
+    def begin(self) -> None:
+        """Begin where the store says that each stream stands."""
+        for runner in self.runners:
+            runner.stream.cursor, runner.stream.state = self._store.load(runner.stream.id)
         self._readers = [self._thread(f"stream-{one.stream.id}", self._run_stream, one) for one in self.runners]
         self._writers = [self._thread(f"sink-{name}", self._run_sink, sink) for name, sink in self._sinks.items()]
         for thread in (*self._readers, *self._writers):
@@ -154,6 +167,8 @@ class Workers:
     def stop_reading(self) -> None:
         """Let the running cycles finish and commit; nothing new is fetched. Safe twice, safe unstarted."""
         self._stop.set()
+        for runner in self.runners:
+            runner.nudge.set()
         _join(self._readers)
 
     def stop(self, *, patience: float = 0.0) -> None:
@@ -188,7 +203,13 @@ class Workers:
         """Do *work* between two cycles of the stream's thread."""
         future: Future[T] = Future()
         runner.tasks.put((work, future))
+        runner.nudge.set()
         return future.result(timeout=60)
+
+    def status(self) -> dict[str, dict[str, str]]:
+        """Return how each stream is."""
+        missing = {id: {"status": "failed", "reason": reason} for id, reason in self.missing.items()}
+        return missing | {one.stream.id: one.status for one in self.runners}
 
     # --- the threads --------------------------------------------------------------------------------------------------
 
@@ -205,10 +226,12 @@ class Workers:
     def _run_stream(self, runner: Runner) -> None:
         with Reader(self._store.folder) as reader:
             while not self._stop.is_set():
+                runner.nudge.clear()
                 runner.run_tasks()
                 pause = self._cycle(runner, reader)
-                if pause:
-                    self._stop.wait(pause)
+                if pause and not self._stop.is_set():
+                    runner.nudge.wait(pause)
+        runner.run_tasks()
 
     def _cycle(self, runner: Runner, reader: Reader) -> float:
         """Do one cycle and return how many seconds to wait before the next."""
@@ -264,10 +287,15 @@ class Workers:
                     failures = 0
                 except StoreBroken:
                     raise
-                except (VedetteError, OSError) as error:
+                except Exception as error:  # whatever a sink does, streams and other sinks go on
                     failures += 1
-                    log.warning("sink waits", sink=sink.id, reason=str(error))
-                    self._end.wait(backoff(failures))
+                    if self._once and failures >= ONCE_PATIENCE:
+                        raise
+                    if isinstance(error, VedetteError | OSError):
+                        log.warning("sink waits", sink=sink.id, reason=str(error))
+                    else:
+                        log.exception("sink failed", sink=sink.id)
+                    self._end.wait(backoff(failures, getattr(error, "retry_after", None)))
                     continue
                 if not offered:
                     self._wake.wait(IDLE_S)

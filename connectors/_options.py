@@ -49,5 +49,9 @@ def parse(model: type[OptionsT], owner: str, options: Mapping[str, Any]) -> Opti
     try:
         return model.model_validate(dict(options))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise ConfigError(f"{owner}: {wrong}") from None
+        raise ConfigError(f"{owner}: {'; '.join(map(_say, error.errors()))}") from None
+
+
+def _say(problem: Any) -> str:
+    text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(map(str, problem['loc']))}: {text}"

@@ -17,6 +17,7 @@ from rules.sigma.explain import explain
 from rules.sigma.parse import LEVELS, Collection, Rule, load
 
 _TECHNIQUE = re.compile(r"attack\.(t\d{4}(?:\.\d{3})?)", re.IGNORECASE)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TACTIC = re.compile(r"attack\.([a-z][a-z_-]+)")
 
 
@@ -32,9 +33,11 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
     known = {"path": str, "digest": str, "min_level": str, "status": list, "exclude": list}
     for name, value in options.items():
         if name not in known:
-            raise ConfigError(f"detector {id}: unknown option {name!r}; there are: {', '.join(known)}")
+            raise ConfigError(f"detector {id}: {name}: unknown key; there are: {', '.join(known)}")
         if not isinstance(value, known[name]):
             raise ConfigError(f"detector {id}: {name} must be a {known[name].__name__}, got {value!r}")
+    if "digest" in options and not _DIGEST.fullmatch(options["digest"]):
+        raise ConfigError(f"detector {id}: digest must be sha256: and 64 hex digits, got {options['digest']!r}")
     if "path" not in options:
         raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
     if options.get("min_level", LEVELS[0]) not in LEVELS:
@@ -54,7 +57,7 @@ class SigmaDetector:
 
     def __init__(self, id: str, collection: Collection, options: Mapping[str, Any]) -> None:
         self.id = id
-        self.unpinned = "" if options.get("path") == "builtin" or "digest" in options else collection.content
+        self.unpinned = "" if options.get("path") == "builtin" or options.get("digest") else collection.content
         self._collection = collection
         self._ruleset = Path(options.get("path", "")).name
         self._left_out: Counter[str] = Counter()

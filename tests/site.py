@@ -9,11 +9,22 @@ from typing import Any
 
 import yaml
 
+from agent.control import ask
 from agent.store import Reader
+from rules.sigma.documents import content_digest, read_files
 from tests.process import VEDETTE, Process
 from tests.signing import pem, write
 
 LINE = "2026-03-01T10:00:{0:02d}.000000+00:00 web1 sshd[7{0}]: Failed password for root from 192.0.2.9 port 5022 ssh2\n"
+RULE_ID = "6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11"
+RULE = f"""
+title: Failed password
+id: {RULE_ID}
+level: high
+logsource: {{product: linux, service: sshd}}
+detection: {{selection: {{event.outcome: failure}}, condition: selection}}
+"""
+"""It hits each `LINE`."""
 
 
 class Site(Process):
@@ -25,11 +36,15 @@ class Site(Process):
         root = {"root": {"roles": ["admin"], "key": pem("root")}}
         self.bootstrap.write_text(yaml.safe_dump({"data": "data", "trust_root": root}))
         (folder / "logs").mkdir()
+        rules = folder / "rules"
+        rules.mkdir()
+        (rules / "rule.yml").write_text(RULE)
+        digest = content_digest(read_files(rules))
         self.log_line(0)
         self.configuration: dict[str, Any] = {
             "revision": 1,
             "sources": {"logs": {"type": "files", "paths": [str(folder / "logs")], "follow": True}},
-            "detectors": {"rules": {"type": "sigma", "path": "builtin"}},
+            "detectors": {"rules": {"type": "sigma", "path": str(rules), "digest": digest}},
             "sinks": {"out": {"type": "ndjson", "path": str(folder / "out.ndjson")}},
             "streams": {"main": {"source": "logs", "detectors": ["rules"], "sinks": ["out"]}},
             "access": {
@@ -78,3 +93,15 @@ class Site(Process):
         """Return how many records the stream has read."""
         with Reader(self.data) as reader:
             return reader.counters("main").get("main", {}).get("received", 0)
+
+    def delivered(self, name: str = "out.ndjson") -> list[str]:
+        """Return the ids of the alerts in the file of a sink, in their order."""
+        out = self.folder / name
+        return [json.loads(line)["event"]["id"] for line in out.read_text().splitlines()] if out.exists() else []
+
+    def status(self, stream: str = "main") -> dict[str, str]:
+        """Return how the running daemon says that a stream is."""
+        answer = ask(self.data, {"do": "status"})
+        assert answer is not None
+        found: dict[str, str] = answer[stream]
+        return found

@@ -70,7 +70,10 @@ class Principal:
 
 
 class Policy:
-    """The principals by key id and the permissions that are in force. Keys in *revoked* count for nothing."""
+    """The principals by key id and the permissions that are in force.
+
+    Keys in *revoked* count for nothing, but for those of the trust root: it is not for a configuration to end them.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class Policy:
         permissions: Mapping[str, Permission] | None = None,
         revoked: Collection[str] = (),
     ) -> None:
-        self.principals = {one.key_id: one for one in principals if one.key_id not in revoked}
+        self.principals = {one.key_id: one for one in principals if one.root or one.key_id not in revoked}
         self.permissions = {**PERMISSIONS, **(permissions or {})}
         self.revoked = frozenset(revoked)
 

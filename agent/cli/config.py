@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import os
+import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli.keys import Key, PassphraseFile, key_path, make, principal, unlock
+from agent.cli.keys import Key, PassphraseFile, check_name, key_path, make, principal, unlock
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
 from agent.control import login
 from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
@@ -18,6 +21,7 @@ from agent.ports import Check
 if TYPE_CHECKING:
     from agent.access import Principal
     from agent.config import Accepted
+    from agent.trust.keys import PrivateKey
 
 app = typer.Typer(help="The configuration: check, sign, diff, apply.", no_args_is_help=True)
 
@@ -60,26 +64,28 @@ def init(
     """
     from agent.cli.terminal import say
     from agent.config.model import Configuration
-    from agent.config.revision import FILE
+    from agent.config.revision import ENVELOPE, FILE
 
     who = name or login()
+    check_name(who)
     path = key or key_path(who)
     where = (folder / (data or "data")).resolve()
-    for taken in (folder / "bootstrap.yml", folder / FILE):
+    bootstrap, config, schema = folder / "bootstrap.yml", folder / FILE, folder / "vedette.schema.json"
+    for taken in (bootstrap, config):
         if taken.exists():
             raise ConfigError("it is there already and is not overwritten", str(taken))
     if path.resolve().is_relative_to(where):
         raise ConfigError("a signing key must not lie in the service's data folder; choose another --key", str(path))
-    public = make(path, passphrase_file)
-    folder.mkdir(parents=True, exist_ok=True)
-    bootstrap = folder / "bootstrap.yml"
-    bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), name=who,
-                                       principal=principal(public, ["admin"], 4)))  # fmt: skip
-    (folder / FILE).write_text(_STARTER.format(logs=_quoted(logs)))
-    (folder / "vedette.schema.json").write_text(_schema_text(Configuration.model_json_schema()))
+    with _all_or_nothing(path, bootstrap, config, schema, folder / ENVELOPE):
+        folder.mkdir(parents=True, exist_ok=True)
+        private = make(path, passphrase_file)
+        me = principal(private, ["admin"], 4)
+        bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), name=who, principal=me))
+        config.write_text(_STARTER.format(logs=_quoted(logs)))
+        schema.write_text(_schema_text(Configuration.model_json_schema()))
+        _sign(bootstrap, private)
     say(f"signing key of {who}: {path}")
-    say(f"trust root: {bootstrap}; configuration: {folder / FILE}, its schema for editors beside it")
-    sign(bootstrap, path, passphrase_file)
+    say(f"trust root: {bootstrap}; configuration: {config}, its schema for editors beside it")
     say("trust: single-user - you sign everything until the configuration names a second principal", "yellow")
     say(f"\nnext: vedette run -b {bootstrap}")
 
@@ -98,15 +104,13 @@ def check(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     from agent.config.revision import FILE, Files, assumed
     from agent.store.sqlite import clock
 
-    where, root, before, above = _standing(bootstrap)
+    where, root, before, above = standing(bootstrap)
     text = read(where.configuration / FILE)
     candidate = assumed(Files(where.configuration, text, b""), root)
     for name in candidate.configuration.sinks:
         build_sink(candidate.configuration, candidate.locator, name)
     refused = [
-        str(one)
-        for id in candidate.configuration.streams
-        for one in build_stream(candidate, id, where.data / "cache", clock()).refused
+        str(one) for id in candidate.configuration.streams for one in build_stream(candidate, id, None, clock()).refused
     ]
     verdict = _verdict(where.configuration, root, before, above)
     rows = _needs(candidate, before, root)
@@ -132,32 +136,45 @@ def sign(bootstrap: Bootstrap = BOOTSTRAP, key: Key = None, passphrase_file: Pas
 
     Example: vedette config sign -b bootstrap.yml --key ~/.config/vedette/keys/alice.pem
     """
+    _sign(bootstrap, unlock(key, passphrase_file))
+
+
+def _sign(bootstrap: Path, private: PrivateKey) -> None:
     from agent.cli.terminal import say
+    from agent.config import load_bootstrap, root_of
     from agent.config.load import read
     from agent.config.revision import ENVELOPE, FILE, PAYLOAD_TYPE, Files, assumed
     from agent.trust import dsse, keys
 
-    where, root, before, above = _standing(bootstrap)
+    where = load_bootstrap(bootstrap)
     text = read(where.configuration / FILE)
-    candidate = assumed(Files(where.configuration, text, b""), root)
+    candidate = assumed(Files(where.configuration, text, b""), root_of(where))
+    path = where.configuration / ENVELOPE
+    envelope = read(path, 4 * len(text) + (1 << 20)) if path.exists() else b""
+    try:
+        same = bool(envelope) and dsse.payload(envelope, PAYLOAD_TYPE) == text
+    except TrustError:
+        same = False
+    signed = dsse.cosign(envelope, PAYLOAD_TYPE, private) if same else dsse.sign(text, PAYLOAD_TYPE, private)
+    me = keys.key_id(private.public_key())
+    try:
+        _, root, before, above = standing(bootstrap)
+    except ConfigError as error:
+        _replace(where.configuration / ENVELOPE, signed)
+        one = candidate.policy.principals.get(me)
+        say(f"signed revision {candidate.revision} as {one or 'somebody whom the configuration does not name'}")
+        say(f"whether that is enough is not known here: {error}", "yellow")
+        return
     last = max(before.revision if before else 0, above)
     if candidate.revision <= last:
         raise ConfigError(
             f"revision: expected more than {last}, which was accepted before, got {candidate.revision}; raise it first",
             candidate.locator("revision"),
         )
-    private = unlock(key, passphrase_file)
-    path = where.configuration / ENVELOPE
-    envelope = path.read_bytes() if path.exists() else b""
-    try:
-        same = bool(envelope) and dsse.payload(envelope, PAYLOAD_TYPE) == text
-    except TrustError:
-        same = False
-    signed = dsse.cosign(envelope, PAYLOAD_TYPE, private) if same else dsse.sign(text, PAYLOAD_TYPE, private)
-    _replace(path, signed)
-    known = {one.key_id: one for one in [*root, *(before.policy.principals.values() if before else ())]}
-    who = known.get(keys.key_id(private.public_key()))
-    say(f"signed revision {candidate.revision} as {who or 'somebody whom the configuration in force does not name'}")
+    _replace(where.configuration / ENVELOPE, signed)
+    known = {one.key_id: str(one) for one in [*root, *(before.policy.principals.values() if before else ())]}
+    who = known.get(me) or "somebody whom the configuration in force does not name"
+    say(f"signed revision {candidate.revision} as {who}")
     verdict = _verdict(where.configuration, root, before, above)
     _say_needs(_needs(candidate, before, root))
     if verdict is not None:
@@ -174,7 +191,7 @@ def diff(bootstrap: Bootstrap = BOOTSTRAP) -> None:
     from agent.config.load import read
     from agent.config.revision import FILE
 
-    where, _, before, _ = _standing(bootstrap)
+    where, _, before, _ = standing(bootstrap)
     old = before.files.text.decode().splitlines() if before else []
     new = read(where.configuration / FILE).decode().splitlines()
     name = f"revision {before.revision}" if before else "nothing accepted yet"
@@ -227,7 +244,7 @@ def examine(bootstrap: Path) -> Iterator[Check]:
     from agent.store.sqlite import clock
     from agent.trust.admission import expiry
 
-    where, root, before, above = _standing(bootstrap)
+    where, root, before, above = standing(bootstrap)
     verdict = _verdict(where.configuration, root, before, above)
     if verdict is None:
         yield Check("configuration", "ok", "signed by principals who may change what it changes")
@@ -256,14 +273,22 @@ def _schema_text(schema: Mapping[str, Any]) -> str:
     return orjson.dumps(named, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS).decode() + "\n"
 
 
-def _standing(path: Path) -> tuple[Any, list[Principal], Accepted | None, int]:
-    """Return the bootstrap, the trust root, the configuration that was accepted last and the last number used."""
+def standing(path: Path) -> tuple[Any, list[Principal], Accepted | None, int]:
+    """Return the bootstrap, the trust root, the configuration that was accepted last and the last number used.
+
+    ConfigError if the store is closed to whoever asks.
+    """
+    import apsw
+
     from agent.config import load_bootstrap, root_of
     from agent.service import last_accepted
 
     where = load_bootstrap(path)
     root = root_of(where)
-    return where, root, *last_accepted(where, root)
+    try:
+        return where, root, *last_accepted(where, root)
+    except (OSError, apsw.CantOpenError):
+        raise ConfigError(f"{where.data} is closed to {login()}: ask as the service's user, or as root") from None
 
 
 def _verdict(folder: Path, root: list[Principal], before: Accepted | None, above: int) -> VedetteError | None:
@@ -303,9 +328,34 @@ def _say_needs(rows: list[dict[str, Any]]) -> None:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    """Let *path* hold *content*, whole, whatever lies there; a link is replaced and not followed."""
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with fresh.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot be written: {error.strerror}", str(path)) from None
+    finally:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def _all_or_nothing(*paths: Path) -> Iterator[None]:
+    """Let *paths* be made, with the folders that they need; if that fails, what was not there before is not there."""
+    new = {one for path in paths for one in (path, *path.parents) if not os.path.lexists(one)}
+    try:
+        yield
+    except BaseException as error:
+        for one in sorted(new, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):
+                one.rmdir() if one.is_dir() else one.unlink()
+        if isinstance(error, OSError):
+            raise ConfigError(f"cannot make the set-up: {error.strerror}", str(error.filename or "")) from None
+        raise
 
 
 def _quoted(text: str) -> str:

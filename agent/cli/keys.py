@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,8 @@ PassphraseFile = Annotated[
         "--passphrase-file", envvar="VEDETTE_PASSPHRASE_FILE", help="File with its passphrase; else you are asked."
     ),
 ]
+_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
+"""What YAML takes for something else than a name."""
 app = typer.Typer(help="Who may change what.", no_args_is_help=True)
 
 
@@ -53,8 +56,8 @@ def unlock(key: Path | None, passphrase_file: Path | None) -> PrivateKey:
     return keys.unseal(pem, _passphrase(passphrase_file, f"Passphrase of {path}"))
 
 
-def make(path: Path, passphrase_file: Path | None) -> str:
-    """Make a key in *path*, readable by its owner only, and return its public half (PEM)."""
+def make(path: Path, passphrase_file: Path | None) -> PrivateKey:
+    """Make a key in *path*, readable by its owner only, and return it."""
     from agent.trust import keys
 
     if path.exists():
@@ -69,7 +72,7 @@ def make(path: Path, passphrase_file: Path | None) -> str:
         file.write(keys.seal(private, passphrase))
         file.flush()
         os.fsync(file.fileno())
-    return keys.to_pem(private.public_key()).decode()
+    return private
 
 
 @app.command("key")
@@ -85,16 +88,27 @@ def key(
     """
     from agent.cli.terminal import say
 
-    public = make(path or key_path(name), passphrase_file)
-    print(f"{name}:\n{principal(public, role or ['viewer'])}")
+    check_name(name)
+    private = make(path or key_path(name), passphrase_file)
+    print(f"{name}:\n{principal(private, role or ['viewer'])}")
     if sys.stdout.isatty():
         say("put this under access.principals in vedette.yml; an admin signs it", "dim")
 
 
-def principal(public: str, roles: list[str], indent: int = 2) -> str:
+def check_name(name: str) -> None:
+    """ConfigError unless *name* can be a principal's in a configuration."""
+    if not re.fullmatch(r"[a-z][a-z0-9._-]{0,63}", name) or name in _WORDS:
+        raise ConfigError(
+            f"{name!r} cannot be a principal's name: letters a to z first, then digits . _ - too; give --name"
+        )
+
+
+def principal(private: PrivateKey, roles: list[str], indent: int = 2) -> str:
     """Return the lines of one principal, as YAML."""
+    from agent.trust import keys
+
     space = " " * indent
-    pem = "".join(f"{space}  {line}\n" for line in public.splitlines())
+    pem = "".join(f"{space}  {line}\n" for line in keys.to_pem(private.public_key()).decode().splitlines())
     return f"{space}roles: [{', '.join(roles)}]\n{space}key: |\n{pem}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from agent.cli.config import standing
 from agent.cli.features import LogPaths, RecipeFile, reading
 from agent.cli.keys import Key, PassphraseFile, unlock
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
@@ -16,7 +17,6 @@ from agent.cli.terminal import print_json, safe, say, table
 
 if TYPE_CHECKING:
     from agent.access import Policy
-    from agent.config import Bootstrap as Where
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The artifact's folder.")]
 app = typer.Typer(help="Models: train, sign, verify, list.", no_args_is_help=True)
@@ -92,11 +92,14 @@ def sign(folder: Folder, key: Key = None, passphrase_file: PassphraseFile = None
     Example: vedette model sign models/logons --key ~/.config/vedette/keys/kim.pem
     """
     from agent import artifact
+    from agent.errors import ConfigError
     from agent.trust import oms
     from agent.trust.manifest import MANIFEST, parse
 
     files = artifact.read(folder)
     files.pop(oms.SIGNATURE, None)
+    if MANIFEST not in files:
+        raise ConfigError(f"{folder} is no artifact: it has no {MANIFEST}; 'vedette model train' makes one")
     manifest = parse(files[MANIFEST])
     private = unlock(key, passphrase_file)
     signature = oms.sign(files, manifest.id, private)
@@ -104,8 +107,8 @@ def sign(folder: Folder, key: Key = None, passphrase_file: PassphraseFile = None
     artifact.put(folder, oms.SIGNATURE, signature)
     say(f"signed {folder} with the key {signed.signer}")
     say("to let it run, put this into vedette.yml, raise its revision and sign it:\n")
-    print(f"models:\n  {manifest.id}:\n    path: {folder}\n    digest: sha256:{signed.digest}\n    streams: [main]")
-    print("    state: shadow\n    budget: 5  # alerts a day")
+    print(f"models:\n  {manifest.id}:\n    path: {folder.resolve()}\n    digest: sha256:{signed.digest}")
+    print("    streams: [main]\n    state: shadow\n    budget: 5  # alerts a day")
 
 
 @app.command("verify")
@@ -114,11 +117,8 @@ def verify(folder: Folder, bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = F
 
     Example: vedette model verify models/logons -b bootstrap.yml
     """
-    from agent.config import load_bootstrap
-
-    where = load_bootstrap(bootstrap)
-    policy, tenant = _in_force(where)
-    facts = _admitted(folder, "", policy, tenant)
+    policy, tenant = _in_force(bootstrap)
+    facts = _admitted(folder, policy, tenant)
     if as_json:
         print_json([facts])
     else:
@@ -132,21 +132,21 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
 
     Example: vedette model list -b bootstrap.yml
     """
-    from agent.config import load_bootstrap
+    from agent.assemble import admit_model
     from agent.errors import ConfigError, TrustError
-    from agent.service import accepted_last
+    from agent.store.sqlite import clock
 
-    where = load_bootstrap(bootstrap)
-    accepted = accepted_last(where)
+    where, _, accepted, _ = standing(bootstrap)
+    if accepted is None:
+        raise TrustError(f"no configuration has been accepted in {where.data}: 'vedette run' takes one")
     rows: list[dict[str, Any]] = []
     for name, section in accepted.configuration.models.items():
         row = {"name": name, "state": section.state, "streams": section.streams, "budget": section.budget,
-               "digest": section.digest, "until": "", "signer": "", "refused": ""}  # fmt: skip
+               "digest": section.digest, "until": "", "signer": "", "threshold": None, "refused": ""}  # fmt: skip
         try:
-            facts = _admitted(
-                accepted.files.folder / section.path, section.digest, accepted.policy, accepted.configuration.tenant
-            )
-            row |= {"until": facts["not_after"], "signer": facts["signer"]}
+            found = admit_model(accepted, name, clock())
+            row |= {"until": found.manifest.not_after, "signer": found.plan()["signer"],
+                    "threshold": found.plan()["threshold"]["p_value"]}  # fmt: skip
         except (TrustError, ConfigError) as error:
             row["refused"] = str(error)
         rows.append(row)
@@ -154,8 +154,19 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("model", "state", "streams", "budget>", "until", "signed by"),
-            ((r["name"], r["state"], ", ".join(r["streams"]), r["budget"], r["until"], r["signer"]) for r in rows),
+            ("model", "state", "streams", "budget>", "alerts if p is at most>", "until", "signed by"),
+            (
+                (
+                    r["name"],
+                    r["state"],
+                    ", ".join(r["streams"]),
+                    r["budget"],
+                    _number(r["threshold"]),
+                    r["until"],
+                    r["signer"],
+                )
+                for r in rows
+            ),
         )
         for row in rows:
             if row["refused"]:
@@ -165,19 +176,20 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     raise typer.Exit(4 if any(row["refused"] for row in rows) else 0)
 
 
-def _in_force(where: Where) -> tuple[Policy, str]:
-    """Return who may what now, and for which tenant: by the last configuration, or by the trust root alone."""
-    from agent.config import root_of
-    from agent.config.revision import policy_of
-    from agent.service import last_accepted
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
 
-    root = root_of(where)
-    accepted, _ = last_accepted(where, root)
+
+def _in_force(bootstrap: Path) -> tuple[Policy, str]:
+    """Return who may what now, and for which tenant: by the last configuration, or by the trust root alone."""
+    from agent.config.revision import policy_of
+
+    _, root, accepted, _ = standing(bootstrap)
     return (accepted.policy, accepted.configuration.tenant) if accepted else (policy_of(None, root), "default")
 
 
-def _admitted(folder: Path, digest: str, policy: Policy, tenant: str) -> dict[str, str]:
-    """Return what is true of an artifact that may run; with an empty *digest* whatever lies there. Else TrustError."""
+def _admitted(folder: Path, policy: Policy, tenant: str) -> dict[str, str]:
+    """Return what is true of the artifact in *folder*, if it may run once it is named; else TrustError."""
     from agent import artifact
     from agent.access.policy import ARTIFACTS
     from agent.featurise.recipe import schema_hash
@@ -187,10 +199,11 @@ def _admitted(folder: Path, digest: str, policy: Policy, tenant: str) -> dict[st
 
     files = artifact.read(folder)
     keys = policy.keys_for(ARTIFACTS)
-    if not digest and oms.SIGNATURE in files:
+    digest = ""
+    if oms.SIGNATURE in files:
         covered = {name: data for name, data in files.items() if name != oms.SIGNATURE}
         digest = oms.verify(covered, files[oms.SIGNATURE], keys.values()).digest
-    terms = Terms(folder.name, digest.removeprefix("sha256:"), tenant, keys, policy.revoked, clock())
+    terms = Terms(folder.name, digest, tenant, keys, policy.revoked, clock())
     found = admit(files, terms, schema_hash)
     return {
         "id": found.manifest.id,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -30,26 +32,46 @@ def run(
     service.run()
 
 
-def plan(config: Config = CONFIG, data: Data = DATA, as_json: AsJson = False) -> None:
-    """Print what would run and what it costs: sources, detectors, rules refused and why, fields wanted.
+def plan(
+    config: Config = CONFIG,
+    data: Data = DATA,
+    bootstrap: Annotated[
+        Path | None, typer.Option("--bootstrap", "-b", help="What its configuration would run, models included.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what would run and what it costs: sources, detectors, rules refused and why, fields wanted, thresholds.
 
-    Example: vedette plan -c vedette.yml
+    Examples:
+      vedette plan -c vedette.yml
+      vedette plan -b bootstrap.yml
     """
-    from agent.assemble import build_pipeline, build_source
+    from agent.assemble import build_pipeline, build_source, models_of
     from agent.cli.terminal import print_json
-    from agent.config import load
+    from agent.config import load_bootstrap, root_of
+    from agent.config.load import read
+    from agent.config.revision import FILE, Files, assumed
+    from agent.store.sqlite import clock
 
-    configuration, locator = load(config)
+    root = []
+    if bootstrap is not None:
+        where = load_bootstrap(bootstrap)
+        config, data, root = where.configuration / FILE, where.data, root_of(where)
+    candidate = assumed(Files(config.parent, read(config), b""), root, config)
+    configuration, locator = candidate.configuration, candidate.locator
+    cache = data / "cache" if os.access(data / "cache", os.W_OK) else None
     plans: dict[str, Any] = {}
     for name, stream in configuration.streams.items():
         source = build_source(configuration, locator, stream.source)
         source.open(frozenset())
-        pipeline = build_pipeline(configuration, locator, stream, data / "cache")
+        models, refused = models_of(candidate, name, clock())
+        pipeline = build_pipeline(configuration, locator, stream, cache, models)
         plans[name] = {
             "source": stream.source,
             "sinks": stream.sinks,
             "not_read": dict(source.notes()),
             **({"first_start": dict(source.estimate())} if isinstance(source, Estimable) else {}),
+            "models_refused": [str(one) for one in refused],
             **pipeline.plan(),
         }
         source.close()
@@ -71,6 +93,8 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
         )
     for place, reason in plan["not_read"].items():
         say(f"  not read: {safe(place)}: {safe(reason)}")
+    for refused in plan["models_refused"]:
+        say(f"  {safe(refused)}", "bold red")
     for filter_name, where in plan["filters"].items():
         say(f"  filter {filter_name}: {safe(where)}")
     for detector, facts in plan["detectors"].items():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import orjson
 import yaml
 from pydantic import BaseModel, ValidationError
 
@@ -38,28 +41,46 @@ def load_bootstrap(path: Path) -> Bootstrap:
     return bootstrap.model_copy(update={"data": base / bootstrap.data, "configuration": base / bootstrap.configuration})
 
 
-def read(path: Path) -> bytes:
-    """Return what a file of at most `MAX_BYTES` holds."""
+def read(path: Path, most: int = MAX_BYTES) -> bytes:
+    """Return what a plain file of at most *most* bytes holds."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123 (it is a descriptor)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError("cannot read the configuration: it is no plain file", str(path))
+            text = file.read(most + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error.strerror}", str(path)) from None
-    if len(text) > MAX_BYTES:
-        raise ConfigError(f"configuration of more than {MAX_BYTES} bytes: at most so many are read", str(path))
+    if len(text) > most:
+        raise ConfigError(f"configuration of more than {most} bytes: at most so many are read", str(path))
     return text
 
 
 def read_yaml(text: bytes, path: Path) -> tuple[Any, Locator]:
-    """Return the data in *text* and where each key stands; no aliases, no repeated keys, no tags."""
+    """Return the data in *text* and where each key stands.
+
+    ConfigError for whatever is not plain data: aliases, tags, repeated keys, keys that are no text, values that JSON
+    does not have, deep nesting.
+    """
+    line = 0
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        loader = _Loader(text.decode("utf-8-sig"))
+        try:
+            node = loader.get_single_node()
+            data = None if node is None else loader.construct_document(node)
+        finally:
+            line = loader.line
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"not YAML: {error.problem}", f"{path}:{line}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"not YAML: {error}", str(path)) from None
+        line = error.problem_mark.line if error.problem_mark else line
+        raise ConfigError(f"not YAML: {error.problem}", f"{path}:{line + 1}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.decode("utf-8-sig").count("\n", 0, error.position)
+        raise ConfigError(f"not YAML: {error.reason}", f"{path}:{line + 1}") from None
+    except UnicodeDecodeError as error:
+        line = text.count(b"\n", 0, error.start)
+        raise ConfigError(f"not YAML: expected UTF-8: {error.reason}", f"{path}:{line + 1}") from None
+    except (ValueError, OverflowError) as error:  # escapes in text that name no character
+        raise ConfigError(f"not YAML: {error}", f"{path}:{line + 1}") from None
     return data, Locator(path, dict(_lines(node)))
 
 
@@ -86,18 +107,50 @@ class Locator:
         return f"{self.path}:{self._lines.get(wanted, 1)}"
 
 
+MAX_DEPTH = 32
+_PLAIN = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases (no bombs) and without repeated keys (no silent last-one-wins)."""
+    """YAML as plain data: no aliases (no bombs), no tags, no dates, no repeated keys (no silent last-one-wins)."""
+
+    _depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        mark = event.start_mark
+        if isinstance(event, yaml.events.AliasEvent):
             raise yaml.MarkedYAMLError(problem="aliases are not read here; write the value out", problem_mark=mark)
-        return super().compose_node(parent, index)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags are not read here", problem_mark=mark)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"deeper than {MAX_DEPTH} levels", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _PLAIN:
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.MarkedYAMLError(
+                problem=f"a {kind} is not read here; put it in quotes", problem_mark=node.start_mark
+            )
+        try:
+            value = super().construct_object(node, deep)
+            if isinstance(node, yaml.ScalarNode) and orjson.loads(orjson.dumps(value)) != value:
+                raise ValueError("a number that is not finite")
+        except (ValueError, TypeError, OverflowError) as error:  # surrogates and numbers too large for JSON, too
+            raise yaml.MarkedYAMLError(problem=f"no plain value: {error}", problem_mark=node.start_mark) from None
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(
+                    problem="expected a name as key; put it in quotes", problem_mark=key.start_mark
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -120,7 +173,7 @@ def _lines(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tuple
 def _say(problem: Any, locator: Locator) -> str:
     keys: Sequence[str | int] = problem["loc"]
     name = ".".join(str(key) for key in keys if key != "[key]")
-    text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+    text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"].removeprefix("Value error, ")
     return f"{locator(*keys)}: {name or 'file'}: {text}"
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from agent.access import PERMISSIONS, Permission, Role
+from agent.errors import TrustError
+from agent.trust import keys
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -88,6 +90,15 @@ class PrincipalConfig(_Section):
     roles: list[Role]
     key: str
 
+    @field_validator("key")
+    @classmethod
+    def _is_one(cls, pem: str) -> str:
+        try:
+            keys.from_pem(pem.encode())
+        except TrustError as error:
+            raise ValueError(str(error)) from None
+        return pem
+
 
 class AccessConfig(_Section):
     """Who may change what. *permissions* has a row for each section that the default table is not right for."""
@@ -146,3 +157,12 @@ class Bootstrap(_Section):
     configuration: Path = Path()
     """The folder of `vedette.yml` and its signatures, `vedette.yml.dsse`."""
     trust_root: dict[Name, PrincipalConfig] = Field(min_length=1)
+
+    @field_validator("trust_root")
+    @classmethod
+    def _differ(cls, principals: dict[str, PrincipalConfig]) -> dict[str, PrincipalConfig]:
+        owner: dict[str, str] = {}
+        for name, one in principals.items():
+            if (other := owner.setdefault(keys.key_id(keys.from_pem(one.key.encode())), name)) != name:
+                raise ValueError(f"{other} and {name} have the same key")
+        return principals

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from agent.access import Policy, Principal
 from agent.config.load import Locator, parse, read
 from agent.config.model import Bootstrap, Configuration, PrincipalConfig
@@ -41,13 +43,10 @@ class Files:
     @classmethod
     def read(cls, folder: Path) -> Files:
         """Return what lies in *folder*; ConfigError without a configuration, TrustError without signatures."""
-        text = read(folder / FILE)
-        path = folder / ENVELOPE
+        text, path = read(folder / FILE), folder / ENVELOPE
         if not path.exists():
             raise TrustError(f"{folder / FILE}: not signed: {path} is missing; sign it with 'vedette config sign'")
-        envelope = path.read_bytes()
-        if len(envelope) > _MAX_ENVELOPE:
-            raise ConfigError(f"more than {_MAX_ENVELOPE} bytes of signatures", str(path))
+        envelope = read(path, _MAX_ENVELOPE)
         return cls(folder, text, envelope)
 
 
@@ -91,42 +90,54 @@ def root_of(bootstrap: Bootstrap) -> list[Principal]:
     return list(_principals(bootstrap.trust_root, root=True))
 
 
-def policy_of(configuration: Configuration | None, root: list[Principal]) -> Policy:
-    """Return who may what under *configuration*; before there is one, the trust root and the default table."""
+def policy_of(configuration: Configuration | None, root: list[Principal], locator: Locator | None = None) -> Policy:
+    """Return who may what under *configuration*; before there is one, the trust root and the default table.
+
+    ConfigError, with the place by *locator*, if a key would speak for two.
+    """
     if configuration is None:
         return Policy(root)
     access = configuration.access
     named = list(_principals(access.principals, root=False))
-    _check_unique([*root, *named])
+    owner = {one.key_id: one.name for one in root}
+    for one in named:
+        if (other := owner.setdefault(one.key_id, one.name)) != one.name:
+            place = locator("access", "principals", one.name, "key") if locator else ""
+            raise ConfigError(f"access.principals: {one.name} and {other} have the same key", place)
     return Policy([*named, *root], access.permissions, access.revoked)
 
 
 def changes(before: Configuration | None, after: Configuration) -> list[str]:
     """Return the sections that differ; without a *before*, all that say something."""
     old = before.section if before else _default
-    return [name for name in Configuration.sections() if old(name) != after.section(name)]
+    return [name for name in Configuration.sections() if _bytes(old(name)) != _bytes(after.section(name))]
 
 
-def recall(kept: Sequence[Files], root: list[Principal]) -> tuple[Accepted | None, int]:
-    """Return the configuration that ran last, and its number. *kept*: it and the one before it, as accepted then.
+def recall(kept: Sequence[tuple[int, Files]], root: list[Principal]) -> tuple[Accepted | None, int]:
+    """Return the configuration that ran last, and its number. *kept*: all that were accepted, by number, the last last.
 
-    It is verified again, with the keys of the one before it, which is taken as it was kept. None if it does not verify
-    any more, as when the trust root has changed: its number stays used.
+    All are verified again, each by the one before it, for what the trust root of today does not stand behind is not
+    believed: neither are those whom an older root named. Where the chain breaks it begins anew with what the root
+    itself has signed. None if the last one does not verify; its number stays used.
     """
-    if not kept:
-        return None, 0
-    *earlier, newest = kept
-    above = assumed(newest, root).revision
-    try:
-        return accept(newest, root, assumed(earlier[-1], root) if earlier else None), above
-    except VedetteError:
-        return None, above
+    before: Accepted | None = None
+    for number, files in kept:
+        try:
+            before = accept(files, root, before)
+        except VedetteError:
+            try:
+                before = accept(files, root, None)
+            except VedetteError:
+                before = None
+        if before is not None and before.revision != number:
+            before = None
+    return before, kept[-1][0] if kept else 0
 
 
-def assumed(files: Files, root: list[Principal]) -> Accepted:
+def assumed(files: Files, root: list[Principal], place: Path | None = None) -> Accepted:
     """Return *files* as if they had been accepted: to look at, never to run."""
-    configuration, locator = parse(files.text, files.folder / FILE)
-    return Accepted(files, configuration, locator, policy_of(configuration, root), (), {})
+    configuration, locator = parse(files.text, place or files.folder / FILE)
+    return Accepted(files, configuration, locator, policy_of(configuration, root, locator), (), {})
 
 
 def accept(files: Files, root: list[Principal], before: Accepted | None, *, above: int = 0) -> Accepted:
@@ -145,7 +156,7 @@ def accept(files: Files, root: list[Principal], before: Accepted | None, *, abov
         )
     # 3.
     configuration, locator = parse(verified.payload, place)
-    after = policy_of(configuration, root)
+    after = policy_of(configuration, root, locator)
     # 4.
     last = max(before.revision if before else 0, above)
     if configuration.revision <= last:
@@ -170,19 +181,13 @@ def accept(files: Files, root: list[Principal], before: Accepted | None, *, abov
 
 def _principals(named: Mapping[str, PrincipalConfig], *, root: bool) -> Iterator[Principal]:
     for name, one in named.items():
-        try:
-            key = keys.from_pem(one.key.encode())
-        except TrustError as error:
-            raise ConfigError(f"{'trust_root' if root else 'access.principals'}.{name}.key: {error}") from None
+        key = keys.from_pem(one.key.encode())
         yield Principal(name, frozenset(one.roles), keys.key_id(key), key, root)
 
 
-def _check_unique(principals: list[Principal]) -> None:
-    """No key may speak for two: each counts once."""
-    owner: dict[str, str] = {}
-    for one in principals:
-        if owner.setdefault(one.key_id, one.name) != one.name:
-            raise ConfigError(f"access.principals: {one.name} and {owner[one.key_id]} have the same key")
+def _bytes(section: Any) -> bytes:
+    """Return a section so that ``1``, ``1.0`` and ``true`` are three things."""
+    return orjson.dumps(section, option=orjson.OPT_SORT_KEYS)
 
 
 def _default(name: str) -> Any:

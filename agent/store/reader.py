@@ -129,10 +129,9 @@ class Reader:
         """
         return [decode(data) for (data,) in reversed(self.rows(sql, action, since, limit))]
 
-    def configurations(self, limit: int) -> list[tuple[bytes, bytes]]:
-        """Return text and envelope of the configurations that were accepted last, the newest at the end."""
-        sql = "SELECT text, envelope FROM configuration ORDER BY revision DESC LIMIT ?"
-        return self.rows(sql, limit)[::-1]
+    def configurations(self) -> list[tuple[int, bytes, bytes]]:
+        """Return number, text and envelope of every configuration that was accepted, the newest at the end."""
+        return self.rows("SELECT revision, text, envelope FROM configuration ORDER BY revision")
 
     def members(self, leaf: int) -> tuple[bytes, ...]:
         """Return what the leaf of a batch stands for."""

@@ -179,7 +179,9 @@ class Store:
 
         def work(connection: apsw.Connection) -> None:
             leaf = self._log.append(connection, "configuration-accepted", time=now, data=facts)
-            connection.execute("INSERT INTO configuration VALUES (?, ?, ?, ?)", (revision, text, envelope, leaf))
+            connection.execute(
+                "INSERT OR REPLACE INTO configuration VALUES (?, ?, ?, ?)", (revision, text, envelope, leaf)
+            )
 
         self._do(work)
 

@@ -10,7 +10,9 @@ A condition is data too, so that a compiled collection can be kept as JSON and r
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -121,9 +123,15 @@ def _write_cache(file: Path, collection: Collection) -> None:
     rows = [[getattr(rule, name) for name in Rule.__slots__] for rule in collection.rules]
     body = orjson.dumps({"rules": rows, "refused": collection.refused, "remarks": collection.remarks})
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new")
-    fresh.write_bytes(digest(body.hex()).encode() + b"\n" + body)
-    fresh.replace(file)
+    fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # nobody can have laid a link there
+    try:
+        with fresh.open("xb") as stream:
+            stream.write(digest(body.hex()).encode() + b"\n" + body)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def compile_files(files: Iterable[tuple[str, bytes]]) -> Collection:

@@ -8,22 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
+from agent.cli import config
 from agent.config.revision import ENVELOPE, FILE
+from agent.control import ask
+from agent.errors import ConfigError, VedetteError
 from tests.process import VEDETTE
-from tests.site import LINE, Site
+from tests.site import LINE, RULE, Site
 
-RULE = """
-title: Failed password
-id: 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11
-level: high
-logsource: {product: linux, service: sshd}
-detection: {selection: {event.outcome: failure}, condition: selection}
-"""
 PASSPHRASE = "correct horse battery staple"
 
 
@@ -72,6 +69,72 @@ def test_init_overwrites_nothing_and_keeps_keys_away_from_the_service(tmp_path: 
     assert "not overwritten" in again.stderr
     inside = init(tmp_path, "--key", str(tmp_path / "etc" / "data" / "alice.pem"))
     assert inside.returncode == 3
+
+
+@pytest.mark.parametrize("name", ["Alice", "1001", "no", "dom\\bob", "x: y"])
+def test_init_makes_nothing_for_a_name_that_cannot_be(tmp_path: Path, name: str) -> None:
+    done = init(tmp_path, "--name", name)
+    assert done.returncode == 3
+    assert "give --name" in done.stderr
+    assert not (tmp_path / "etc").exists()
+    assert not (tmp_path / "keys").exists()
+
+
+def test_whoever_may_not_read_the_data_can_still_sign(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Signing needs the configuration's folder only; what is in force is the service's to say."""
+    init(tmp_path)
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    bootstrap, key = tmp_path / "etc" / "bootstrap.yml", tmp_path / "keys" / "alice.pem"
+    subprocess.run([*VEDETTE, "run", "-b", str(bootstrap), "--once"], capture_output=True, timeout=30, check=False)
+    for path in (tmp_path / "etc", key.parent, key, tmp_path / "passphrase", *(tmp_path / "etc").iterdir()):
+        if path.name != "data":
+            os.chown(path, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents):
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(0o755)
+
+    secret = tmp_path / "passphrase"
+    with suppress(ConfigError):  # with all that it imports: another user cannot read this Python
+        config.sign(bootstrap, key, secret)
+    with become(65534):
+        config.sign(bootstrap, key, secret)
+        assert "signed revision 1 as alice" in capsys.readouterr().out
+        for command in (config.check, config.diff, config.apply):
+            with pytest.raises(ConfigError, match="is closed to nobody"):
+                command(bootstrap)
+
+
+@contextmanager
+def become(uid: int) -> Iterator[None]:
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def test_a_link_laid_under_a_signature_leads_nowhere(tmp_path: Path) -> None:
+    """Signing replaces what lies there; it follows no link to somebody else's file."""
+    init(tmp_path)
+    etc, victim = tmp_path / "etc", tmp_path / "victim"
+    victim.write_text("precious")
+    for name in (ENVELOPE, f"{FILE}.new", f"{ENVELOPE}.new"):
+        (etc / name).unlink(missing_ok=True)
+        (etc / name).symlink_to(victim)
+    words = ["config", "sign", "-b", str(etc / "bootstrap.yml"), "--key", str(tmp_path / "keys" / "alice.pem")]
+    subprocess.run(
+        [*VEDETTE, *words, "--passphrase-file", str(tmp_path / "passphrase")], capture_output=True, check=True
+    )
+    assert victim.read_text() == "precious"
+    assert not (etc / ENVELOPE).is_symlink()
+
+
+def test_check_writes_nothing(site: Site) -> None:
+    assert site.ask("config", "check").returncode == 0
+    assert not site.data.exists()
 
 
 def test_the_service_user_cannot_read_a_signing_key(tmp_path: Path) -> None:
@@ -138,6 +201,8 @@ def test_a_second_signature_is_kept_beside_the_first(tmp_path: Path) -> None:
 def test_an_authorised_change_takes_effect_while_the_daemon_runs(site: Site) -> None:
     """The stream goes on where it stood: no event is seen twice, none is missed."""
     site.start()
+    site.log_line(1)
+    site.until(lambda: len(site.delivered()) == 2)
     site.sign("ana", sinks={"out": {"type": "ndjson", "path": str(site.folder / "other.ndjson")}})
     assert site.ask("config", "diff").returncode == 1
     done = site.ask("config", "apply", "--json")
@@ -147,11 +212,17 @@ def test_an_authorised_change_takes_effect_while_the_daemon_runs(site: Site) -> 
     assert [one["data"]["revision"] for one in accepted] == [1, 2]
     assert accepted[1]["data"]["changed"] == {"sinks": ["ana"]}
     assert [one["data"]["revision"] for one in site.audited("configuration-applied")] == [2]
+    site.log_line(2)
+    site.until(lambda: site.delivered("other.ndjson"))
+    assert (site.received(), len(site.delivered()), len(site.delivered("other.ndjson"))) == (3, 2, 1)
+    assert len({*site.delivered(), *site.delivered("other.ndjson")}) == 3
     assert site.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["while it runs", "at a restart"])
-@pytest.mark.parametrize("how", ["unauthorised", "changed", "unsigned", "broken", "older", "missing rules"])
+@pytest.mark.parametrize(
+    "how", ["unauthorised", "changed", "unsigned", "broken", "monstrous", "older", "missing rules", "no such folder"]
+)
 def test_a_bad_configuration_never_stops_what_runs(site: Site, how: str, restart: bool) -> None:
     """The last good one goes on; the refusal is on record and says who, what section, which permission."""
     site.start()
@@ -171,6 +242,12 @@ def test_a_bad_configuration_never_stops_what_runs(site: Site, how: str, restart
     elif how == "broken":
         site.sign("root", streams={"main": {"source": "nowhere", "detectors": ["rules"]}})
         reason, expected = "no 'nowhere'", 3
+    elif how == "monstrous":
+        site.config.write_text("[" * 3000)
+        reason = "not what was signed"
+    elif how == "no such folder":
+        site.sign("root", sinks={"out": {"type": "ndjson", "path": str(site.folder / "nowhere" / "out.ndjson")}})
+        reason, expected = "nowhere", 3
     elif how == "older":
         site.configuration["revision"] = 0
         site.sign("root", tenant="x")
@@ -184,9 +261,10 @@ def test_a_bad_configuration_never_stops_what_runs(site: Site, how: str, restart
         done = site.ask("config", "apply")
         assert done.returncode == expected
         assert reason in done.stderr.replace("\n", " ")
-    assert site.ask("config", "check").returncode == expected
+    if how not in ("no such folder", "monstrous"):  # check opens nothing
+        assert site.ask("config", "check").returncode == expected
     site.log_line(1)
-    site.until(lambda: '"revision": 1' in site.log)
+    site.until(lambda: len(site.delivered()) == 2)
     refusals = site.audited("configuration-refused")
     assert reason in refusals[-1]["data"]["reason"]
     assert site.process is not None
@@ -196,7 +274,7 @@ def test_a_bad_configuration_never_stops_what_runs(site: Site, how: str, restart
 
 def test_rules_that_the_signature_does_not_cover_are_refused(site: Site) -> None:
     """A folder of rules is part of what is signed by its digest; change a rule, and it does not load."""
-    rules = site.folder / "rules"
+    rules = site.folder / "own"
     rules.mkdir()
     (rules / "rule.yml").write_text(RULE)
     site.sign("root", detectors={"rules": {"type": "sigma", "path": str(rules)}})
@@ -209,3 +287,46 @@ def test_rules_that_the_signature_does_not_cover_are_refused(site: Site) -> None
     changed = site.ask("config", "check")
     assert changed.returncode == 4
     assert f"expected the rules {digest}" in changed.stderr
+
+
+def test_at_a_restart_a_stream_whose_rules_were_edited_is_left_out_alone(site: Site) -> None:
+    """What was accepted goes on as far as it can be made; what cannot is on record."""
+    streams = site.configuration["streams"] | {"second": {"source": "logs", "detectors": ["own"], "sinks": ["out"]}}
+    site.sign(
+        "root",
+        detectors={**site.configuration["detectors"], "own": {"type": "sigma", "path": "builtin"}},
+        streams=streams,
+    )
+    site.start()
+    assert site.end(signal.SIGTERM) == 0
+    (site.folder / "rules" / "rule.yml").write_text(RULE.replace("failure", "success"))
+    site.start()
+    assert site.status("main")["status"] == "failed"
+    assert "expected the rules sha256:" in site.status("main")["reason"]
+    assert site.status("second")["status"] == "ok"
+    assert len(site.audited("stream-refused")) == 1
+
+
+def test_at_a_restart_a_sink_whose_folder_is_gone_is_waited_for(site: Site) -> None:
+    """What ran once starts again: the stream reads on, alerts wait, and they come when the folder does."""
+    folder = site.folder / "alerts"
+    folder.mkdir()
+    site.sign("root", sinks={"out": {"type": "ndjson", "path": str(folder / "out.ndjson")}})
+    site.start()
+    site.until(lambda: len(site.delivered("alerts/out.ndjson")) == 1)
+    assert site.end(signal.SIGTERM) == 0
+    folder.rename(site.folder / "away")
+    site.start()
+    site.log_line(1)
+    site.until(lambda: site.received() == 2)
+    (site.folder / "away").rename(folder)
+    site.until(lambda: len(site.delivered("alerts/out.ndjson")) == 2)
+
+
+def test_a_fault_in_a_command_leaves_the_daemon_answering(site: Site) -> None:
+    site.start()
+    with pytest.raises(VedetteError, match="no stream"):
+        ask(site.data, {"do": "replay", "late": True, "stream": "x"})
+    with pytest.raises(VedetteError):
+        ask(site.data, {"do": "ack"})
+    assert site.status()["status"] == "ok"

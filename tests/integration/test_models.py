@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,16 @@ import pytest
 
 from agent import artifact
 from agent.alerting.judge import nest
-from agent.control import ask
 from agent.model import SECOND
 from agent.normalise.clock import to_text
 from agent.science.train import train
 from agent.store import Reader
 from agent.trust import keys, oms
-from rules.sigma.documents import content_digest, read_files
 from tests.models import HOUR, ROWS, history, logon, options, recipe, records
 from tests.signing import key, pem
-from tests.site import Site
+from tests.site import RULE_ID, Site
 
 MODEL = "logon-rows"
-RULE_ID = "6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11"
-RULE = f"""
-title: Failed password
-id: {RULE_ID}
-level: high
-logsource: {{product: linux, service: sshd}}
-detection: {{selection: {{event.outcome: failure}}, condition: selection}}
-"""
 Files = dict[str, bytes]
 
 
@@ -49,11 +40,6 @@ class ModelSite(Site):
         super().__init__(folder)
         self.artifact = folder / "models" / MODEL
         self.artifact.parent.mkdir()
-        rules = folder / "rules"
-        rules.mkdir()
-        (rules / "rule.yml").write_text(RULE)
-        digest = content_digest(read_files(rules))
-        self.configuration["detectors"] = {"rules": {"type": "sigma", "path": str(rules), "digest": digest}}
         self.logons(1)
 
     def logons(self, number: int) -> None:
@@ -91,12 +77,6 @@ class ModelSite(Site):
         with Reader(self.data) as reader:
             for alert in reader.alerts():
                 found.setdefault(alert["rule_id"], []).append(alert)
-        return found
-
-    def status(self) -> dict[str, str]:
-        answer = ask(self.data, {"do": "status"})
-        assert answer is not None
-        found: dict[str, str] = answer["main"]
         return found
 
 
@@ -211,6 +191,32 @@ def test_a_revocation_acts_at_once(site: ModelSite, trained: Files) -> None:
     site.log_line(1)
     site.until(lambda: len(site.alerts()[RULE_ID]) == 2 and site.received() == 6)
     assert len(site.alerts()[MODEL]) == before
+
+
+def test_a_model_that_expires_while_it_runs_goes_on_with_a_warning_or_stops(site: ModelSite, trained: Files) -> None:
+    """`on_expiry: stop` ends it then; the stream goes on either way and shows it."""
+    end = datetime.now(UTC) + timedelta(seconds=8)
+    files = edited(trained, not_after=f"{end:%Y-%m-%dT%H:%M:%SZ}")
+    site.install(files)
+    site.start()
+    site.until(lambda: site.status()["reason"] == f"model {MODEL} has expired")
+    (said,) = [one["data"]["text"] for one in site.audited("model-expiry")][-1:]
+    assert "expired" in said
+    site.sign("root", models={MODEL: site.section(files, on_expiry="stop")})
+    assert site.ask("config", "apply").returncode == 0
+    assert "refused at step 7" in site.status()["reason"]
+    site.log_line(1)
+    site.until(lambda: len(site.alerts()[RULE_ID]) == 2)
+
+
+def test_a_model_that_must_stop_at_its_end_stops(site: ModelSite, trained: Files) -> None:
+    end = datetime.now(UTC) + timedelta(seconds=8)
+    site.install(edited(trained, not_after=f"{end:%Y-%m-%dT%H:%M:%SZ}"), on_expiry="stop")
+    site.start()
+    site.until(lambda: MODEL in site.alerts())
+    site.until(lambda: "refused at step 7" in site.status()["reason"])
+    site.log_line(1)
+    site.until(lambda: len(site.alerts()[RULE_ID]) == 2)
 
 
 def test_a_higher_revision_rolls_back_to_an_older_artifact(site: ModelSite, trained: Files) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -179,18 +180,18 @@ def test_a_key_that_is_none_is_refused_by_name(tmp_path: Path, first: Accepted, 
 
 def test_what_ran_is_verified_again_and_its_number_stays_used(tmp_path: Path, first: Accepted) -> None:
     second = files(tmp_path, changed(sinks={}), "ana")
-    found, above = recall([first.files, second], ROOT)
+    found, above = recall([(1, first.files), (2, second)], ROOT)
     assert found is not None
     assert (found.revision, above) == (2, 2)
     assert recall([], ROOT) == (None, 0)
     bent = Files(tmp_path, second.text.replace(b"builtin", b"/tmp/xx"), second.envelope)
-    assert recall([first.files, bent], ROOT) == (None, 2)
+    assert recall([(1, first.files), (2, bent)], ROOT) == (None, 2)
 
 
 def test_after_a_new_trust_root_the_numbers_go_on(tmp_path: Path, first: Accepted) -> None:
     """What the old root signed does not run, and an old number cannot be used again."""
     other = root_of(Bootstrap(data=Path("d"), trust_root={"new": PrincipalConfig(roles=["admin"], key=pem("new"))}))
-    before, above = recall([first.files], other)
+    before, above = recall([(1, first.files)], other)
     assert (before, above) == (None, 1)
     with pytest.raises(TrustError, match="expected more than 1"):
         accept(files(tmp_path, BASE, "new"), other, before, above=above)
@@ -204,3 +205,71 @@ def test_what_is_signed_must_still_be_a_configuration(tmp_path: Path, first: Acc
     with pytest.raises(VedetteError) as caught:
         accept(Files.read(tmp_path), ROOT, first)
     assert isinstance(caught.value, ConfigError)
+
+
+NEW_ROOT = root_of(Bootstrap(data=Path("d"), trust_root={"new": PrincipalConfig(roles=["admin"], key=pem("new"))}))
+
+
+def test_whom_an_old_root_named_is_nobody_under_a_new_one(tmp_path: Path, first: Accepted) -> None:
+    """The chain is verified from its beginning; it begins anew with what the new root signs, and goes on from there."""
+    second = files(tmp_path, changed(sinks={}), "ana")
+    assert recall([(1, first.files), (2, second)], NEW_ROOT) == (None, 2)
+    third = files(tmp_path, {**BASE, "revision": 3}, "new")
+    fourth = files(tmp_path, {**BASE, "revision": 4, "sinks": {}}, "ana")
+    found, above = recall([(1, first.files), (2, second), (3, third), (4, fourth)], NEW_ROOT)
+    assert found is not None
+    assert (found.revision, found.signers, above) == (4, ("ana",), 4)
+
+
+def test_rows_that_somebody_put_into_the_store_are_not_believed(tmp_path: Path) -> None:
+    access = {"principals": {"eve": {"roles": ["admin"], "key": pem("eve")}}}
+    forged = [(number, files(tmp_path, {**BASE, "revision": number, "access": access}, "eve")) for number in (1, 2)]
+    assert recall(forged, ROOT) == (None, 2)
+    good = files(tmp_path, BASE, "root")
+    assert recall([(7, good)], ROOT) == (None, 7), "under another number than it has"
+
+
+def test_what_no_version_parses_any_more_is_no_reason_to_fail(tmp_path: Path, first: Accepted) -> None:
+    assert recall([(1, first.files), (2, Files(tmp_path, b"[", b""))], ROOT) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, True), (0, False), (1, 1.0), ("1", 1), ([], {}), (None, False), ("", None)], ids=repr
+)
+def test_no_change_is_too_small_to_need_a_signature(tmp_path: Path, first: Accepted, old: Any, new: Any) -> None:
+    """What YAML tells apart is a change, though it may compare as equal."""
+
+    def sources(value: Any) -> dict[str, Any]:
+        return {"logs": {"type": "files", "paths": ["/var/log"], "option": value}}
+
+    second = accept(files(tmp_path, changed(sources=sources(old)), "root"), ROOT, first)
+    third = {**changed(sources=sources(new)), "revision": 3}
+    with pytest.raises(AccessDenied, match="section sources"):
+        accept(files(tmp_path, third, "dex"), ROOT, second)
+
+
+def test_a_configuration_cannot_end_the_trust_root(tmp_path: Path, first: Accepted) -> None:
+    """It is how a machine is recovered."""
+    access = {**BASE["access"], "revoked": [keys.key_id(key("root").public_key())]}
+    second = accept(files(tmp_path, changed(access=access), "root"), ROOT, first)
+    third = {**changed(access=BASE["access"]), "revision": 3}
+    assert accept(files(tmp_path, third, "root"), ROOT, second).signers == ("root",)
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "nothing to read"])
+def test_what_is_no_plain_file_is_refused_and_waited_for_by_nobody(tmp_path: Path, what: str) -> None:
+    write(tmp_path, BASE, "root")
+    for name in (FILE, ENVELOPE):
+        path = tmp_path / name
+        kept = path.read_bytes()
+        path.unlink()
+        if what == "folder":
+            path.mkdir()
+        elif what == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(path)
+        with pytest.raises(VedetteError):
+            Files.read(tmp_path)
+        path.rmdir() if what == "folder" else path.unlink()
+        path.write_bytes(kept)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigError
+from connectors import ndjson
 from connectors._options import read_secret
 from connectors.siem import elasticsearch
 
@@ -34,3 +35,9 @@ def test_a_secret_written_out_is_refused_and_not_repeated() -> None:
     with pytest.raises(ConfigError, match="expected where the secret is") as caught:
         elasticsearch.source("siem", options)
     assert "hunter22" not in str(caught.value)
+
+
+def test_an_option_that_nobody_knows_is_said_in_our_words() -> None:
+    assert ndjson.connector.sink is not None
+    with pytest.raises(ConfigError, match="sink out: paht: unknown key"):
+        ndjson.connector.sink("out", {"path": "x", "paht": "x"})

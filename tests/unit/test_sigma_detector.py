@@ -135,7 +135,7 @@ def test_rules_can_be_left_out_by_level_status_and_id(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({}, "option path is missing"),
-        ({"path": "/x", "pth": 1}, "unknown option 'pth'"),
+        ({"path": "/x", "pth": 1}, "pth: unknown key"),
         ({"path": 3}, "path must be a str"),
         ({"path": "/x", "min_level": "loud"}, "min_level must be one of informational, low"),
         ({"path": "/does/not/exist"}, "cannot read rules"),
@@ -167,3 +167,11 @@ def test_the_plan_says_what_runs_what_does_not_and_what_it_costs(tmp_path: Path)
 def test_a_kind_without_rules_wants_nothing(tmp_path: Path) -> None:
     """No interest, no field, no cost."""
     assert make(tmp_path, RULE).fields(Kind("cloudtrail", (("event.dataset", "aws.cloudtrail"),), {}, "aws.")) == set()
+
+
+@pytest.mark.parametrize("digest", ["", "sha256:", "0" * 64, "sha256:" + "G" * 64])
+def test_a_digest_that_is_none_is_refused(tmp_path: Path, digest: str) -> None:
+    """An empty one would pin nothing and say that it does."""
+    (tmp_path / "rule.yml").write_text(RULE)
+    with pytest.raises(ConfigError, match="digest must be sha256"):
+        build("rules", {"path": str(tmp_path), "digest": digest}, None)

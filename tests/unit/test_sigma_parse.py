@@ -185,6 +185,22 @@ def test_the_cache_gives_the_same_collection_and_notices_changes(tmp_path: Path)
     assert load(rules, cache).rules[0].title == "Another"
 
 
+def test_a_link_laid_into_the_cache_leads_nowhere(tmp_path: Path) -> None:
+    """Neither under the name of the cached file nor under one that it might have on the way."""
+    rules, cache, victim = tmp_path / "rules", tmp_path / "cache", tmp_path / "victim"
+    rules.mkdir()
+    (rules / "a.yml").write_text(GOOD)
+    load(rules, cache)
+    (file,) = cache.iterdir()
+    victim.write_text("precious")
+    file.unlink()
+    for name in (file.name, file.with_suffix(".new").name, f"{file.name}.new"):
+        (cache / name).symlink_to(victim)
+    load(rules, cache)
+    assert victim.read_text() == "precious"
+    assert not file.is_symlink()
+
+
 def test_a_cached_collection_needs_no_sigma_parser(tmp_path: Path) -> None:
     """The warm start reads plain JSON: the slow parser is not even imported."""
     import subprocess
