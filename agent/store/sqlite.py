@@ -175,13 +175,12 @@ class Store:
         )
 
     def accept(self, revision: int, text: bytes, envelope: bytes, facts: Mapping[str, Any], now: Timestamp) -> None:
-        """Keep a configuration that was accepted, and audit *facts* about it."""
+        """Keep a configuration that was accepted, and audit *facts* about it. A number stands for one text only."""
 
         def work(connection: apsw.Connection) -> None:
             leaf = self._log.append(connection, "configuration-accepted", time=now, data=facts)
-            connection.execute(
-                "INSERT OR REPLACE INTO configuration VALUES (?, ?, ?, ?)", (revision, text, envelope, leaf)
-            )
+            connection.execute("DELETE FROM configuration WHERE revision = ? AND text = ?", (revision, text))
+            connection.execute("INSERT INTO configuration VALUES (?, ?, ?, ?)", (revision, text, envelope, leaf))
 
         self._do(work)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from agent.science.train import train
 from agent.trust import oms
 from agent.trust.keys import seal
 from tests.models import ROWS, history, options, recipe, records
-from tests.signing import key, pem
+from tests.process import VEDETTE
+from tests.signing import key
 from tests.site import Site
 
 MODEL = "logon-rows"
@@ -40,6 +42,12 @@ def site(tmp_path: Path, trained: Files) -> Site:
 def name_it(site: Site, trained: Files, name: str = MODEL, **more: Any) -> None:
     section = {"path": MODEL, "digest": f"sha256:{oms.digest(trained)}", "streams": ["main"], "budget": 5, **more}
     site.sign("root", models={name: section})
+
+
+def sign(artifact: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*VEDETTE, "model", "sign", artifact, *words], cwd=cwd, capture_output=True, text=True, check=False
+    )
 
 
 def planned(site: Site) -> dict[str, Any]:
@@ -83,15 +91,15 @@ def test_list_refuses_what_the_daemon_refuses(
     assert says in json.loads(done.stdout)["refused"]
 
 
-def test_what_sign_prints_is_found_from_anywhere(site: Site, trained: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sign_prints_is_found_from_anywhere(site: Site, trained: Files) -> None:
     """The path is read relative to the configuration, not to where somebody signed."""
     (site.folder / "key").write_bytes(seal(key("root"), PASSPHRASE.encode()))
     (site.folder / "passphrase").write_text(PASSPHRASE)
     away = site.folder / "away"
-    artifact.write(away / MODEL, trained) if away.mkdir() is None else None
-    monkeypatch.chdir(away)
+    away.mkdir()
+    artifact.write(away / MODEL, trained)
     words = ["--key", str(site.folder / "key"), "--passphrase-file", str(site.folder / "passphrase")]
-    done = site.vedette("model", "sign", MODEL, *words)
+    done = sign(MODEL, *words, cwd=away)
     section = ModelConfig.model_validate(yaml.safe_load(done.stdout[done.stdout.index("models:") :])["models"][MODEL])
     site.sign("root", models={MODEL: section.model_dump(exclude_defaults=True)})
     assert planned(site)["models_refused"] == []
@@ -100,7 +108,7 @@ def test_what_sign_prints_is_found_from_anywhere(site: Site, trained: Files, mon
 def test_a_folder_that_is_no_artifact_is_not_signed(site: Site) -> None:
     (site.folder / "other").mkdir()
     (site.folder / "other" / "file").write_text("x")
-    done = site.vedette("model", "sign", str(site.folder / "other"))
+    done = sign("other", cwd=site.folder)
     assert done.returncode == 3
     assert "it has no manifest.json" in done.stderr
     assert "Traceback" not in done.stderr

@@ -142,9 +142,12 @@ def test_an_accepted_configuration_and_its_leaf_are_one_commit(store: Store) -> 
     with pytest.raises(apsw.ConstraintError):
         store.accept(4, b"other", b"signed", {}, NOW)
     with Reader(store.folder) as reader:
-        assert reader.configurations(2) == [(b"text 2", b"signed"), (b"text 4", b"signed")]
+        assert reader.configurations() == [(n, b"text %d" % n, b"signed") for n in (1, 2, 4)]
     assert actions(store.folder) == ["configuration-accepted"] * 3
-    assert report_of(store.folder).leaves == 3
+    store.accept(4, b"text 4", b"signed by more", {}, NOW)
+    with Reader(store.folder) as reader:
+        assert reader.configurations()[-1] == (4, b"text 4", b"signed by more")
+    assert report_of(store.folder).leaves == 4
 
 
 # --- one commit -------------------------------------------------------------------------------------------------------
