@@ -122,9 +122,7 @@ class Service:
         self._go_on(before)
 
     def _start_workers(self) -> None:
-        self._workers.begin()
-        gc.collect()
-        gc.freeze()  # compiled rules live to the end: the collector need not look at them again
+        self._begin()
         accepted = self._workers.accepted
         log.info("started", data=str(self._store.folder), revision=accepted.revision, trust=accepted.trust,
                  streams=[one.stream.id for one in self._workers.runners])  # fmt: skip
@@ -157,10 +155,11 @@ class Service:
         try:
             workers.build(strict=True)
             workers.open(strict=True)
+            files = accepted.files
+            self._store.accept(accepted.revision, files.text, files.envelope, accepted.facts(), clock())
         except BaseException:
             workers.stop()
             raise
-        self._store.accept(accepted.revision, accepted.files.text, accepted.files.envelope, accepted.facts(), clock())
         log.info("configuration accepted", **accepted.facts())
         self._enter(workers)
 
@@ -213,6 +212,8 @@ class Service:
         try:
             files = Files.read(self._bootstrap.configuration)
             if files.text == before.files.text:
+                if self._workers.lacks_something:
+                    self._restart_workers("what was missing is looked for again")
                 return {"revision": before.revision, "changed": []}
             accepted = accept(files, self._root, before, above=self._used(files))
             Workers(accepted, self._store, once=self._once, fail=self._fail).build(strict=True)
@@ -228,7 +229,7 @@ class Service:
             self._refuse(error)
             self._resume(before)
             raise
-        self._workers.begin()
+        self._begin()
         self._watch_at(datetime.now(UTC))
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
@@ -241,21 +242,27 @@ class Service:
         """Make everything anew under what ran before; if that fails, nothing runs and the process must end."""
         try:
             self._go_on(accepted)
-            self._workers.begin()
+            self._begin()
         except BaseException as error:
             self._fail(error)
             raise
 
-    def _restart_workers(self) -> None:
+    def _restart_workers(self, reason: str) -> None:
         """Admit and make everything anew under the configuration that runs."""
-        self._pause("a model has expired")
+        self._pause(reason)
         self._resume(self._workers.accepted)
+
+    def _begin(self) -> None:
+        self._workers.begin()
+        gc.collect()
+        gc.freeze()  # compiled rules live long: the collector need not look at them again
 
     def _pause(self, reason: str) -> None:
         """Stop what works, replays too: they would go on under what does not run any more."""
         for one in self._replays:
             one.stop(reason)
         self._workers.stop()
+        gc.unfreeze()
 
     def _stop_workers(self) -> None:
         if hasattr(self, "_workers"):
@@ -315,7 +322,7 @@ class Service:
         next_look = min([one for one in ends if one > now] + [now + EXPIRY_EVERY_H * 3600 * SECOND])
         self._watch_at(datetime.fromtimestamp(next_look / SECOND + 1, UTC))
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
-            self._in_main(self._restart_workers)
+            self._in_main(partial(self._restart_workers, "a model has expired"))
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

@@ -206,6 +206,11 @@ class Workers:
         runner.nudge.set()
         return future.result(timeout=60)
 
+    @property
+    def lacks_something(self) -> bool:
+        """Whether anything that the configuration names is not at work."""
+        return bool(self.missing) or any(one.refused for one in self.runners)
+
     def status(self) -> dict[str, dict[str, str]]:
         """Return how each stream is."""
         missing = {id: {"status": "failed", "reason": reason} for id, reason in self.missing.items()}

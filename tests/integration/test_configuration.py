@@ -304,6 +304,9 @@ def test_at_a_restart_a_stream_whose_rules_were_edited_is_left_out_alone(site: S
     assert site.status("main")["status"] == "failed"
     assert "expected the rules sha256:" in site.status("main")["reason"]
     assert site.status("second")["status"] == "ok"
+    (site.folder / "rules" / "rule.yml").write_text(RULE)
+    assert site.ask("config", "apply").returncode == 0, "it looks again for what was missing"
+    assert site.status("main")["status"] == "ok"
     assert len(site.audited("stream-refused")) == 1
 
 
