@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+import apsw
 import structlog
 
 from agent.access import Principal
@@ -381,11 +382,17 @@ class Service:
 
 
 def last_accepted(bootstrap: Bootstrap, root: list[Principal]) -> tuple[Accepted | None, int]:
-    """Return the configuration that ran last over the data, if it still verifies, and its number (0: none has)."""
-    if not (bootstrap.data / DATABASE).exists():
-        return None, 0
-    with Reader(bootstrap.data) as reader:
-        rows = reader.configurations()
+    """Return the configuration that ran last over the data, if it still verifies, and its number (0: none has).
+
+    ConfigError if the data is closed to whoever asks.
+    """
+    try:
+        if not (bootstrap.data / DATABASE).exists():
+            return None, 0
+        with Reader(bootstrap.data) as reader:
+            rows = reader.configurations()
+    except (OSError, apsw.CantOpenError):
+        raise ConfigError(f"{bootstrap.data} is closed to {login()}: ask as the service's user, or as root") from None
     return recall([(number, Files(bootstrap.configuration, text, envelope)) for number, text, envelope in rows], root)
 
 
