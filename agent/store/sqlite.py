@@ -137,7 +137,7 @@ class Store:
         return self._do(lambda connection: self._commit(connection, commit))
 
     def waiting(self, reader: Reader, sink: str, limit: int, now: Timestamp) -> list[Waiting]:
-        """Return up to *limit* documents that *sink* should be offered now, oldest first."""
+        """Return up to *limit* documents that *sink* should be offered now: alerts first, then the oldest."""
         found = [self._waiting(*row) for row in reader.rows(_WAITING, sink, now, limit)]
         self._offered.update(item.number for item in found)
         return found
@@ -364,8 +364,9 @@ _WAITING = """
     FROM outbox LEFT JOIN alert ON alert.number = outbox.alert LEFT JOIN leaf ON leaf.number = outbox.leaf
          LEFT JOIN checkpoint ON checkpoint.size = outbox.checkpoint
     WHERE outbox.sink = ? AND outbox.refused IS NULL AND outbox.not_before <= ?
-    ORDER BY outbox.number LIMIT ?
+    ORDER BY outbox.alert IS NULL, outbox.number LIMIT ?
 """
+"""Alerts first: however long the audit log is that a new sink gets, no alert waits for it."""
 _BOOKS = "SELECT name, value FROM counter WHERE scope = ? AND name IN ('received', 'scored', 'quarantined')"
 
 

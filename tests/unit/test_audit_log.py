@@ -365,6 +365,16 @@ def test_a_sink_gets_the_whole_log_from_the_first_leaf(store: Store, tmp_path: P
     assert len({orjson.loads(line)["_id"] for line in lines}) == len(lines) == 9 + report.checkpoints + 4
 
 
+def test_no_alert_waits_for_the_audit_log(store: Store) -> None:
+    """A sink that is named late is offered what is new before all that was done since the beginning."""
+    for number in range(20):
+        store.record("", "replay", {"spans": number}, NOW)
+    store.audit_sinks = ["out"]
+    store.commit(commit(alert("a"), alert("b")))
+    with Reader(store.folder) as reader:
+        assert [one.dataset for one in store.waiting(reader, "out", 4, NOW)] == ["alert", "alert", "audit", "audit"]
+
+
 def test_a_sink_that_is_named_no_more_gets_no_more(store: Store, tmp_path: Path) -> None:
     """And named again it gets what it missed, marked as perhaps a repeat."""
     store.audit_sinks = ["out"]
