@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
-
-log = structlog.get_logger()
 
 NAME = "vedette.sock"
 _MAX_REQUEST = 1 << 20
@@ -77,7 +74,9 @@ class Control:
         except (VedetteError, orjson.JSONDecodeError) as error:
             return orjson.dumps({"error": str(error), "kind": type(error).__name__})
         except Exception as error:  # a fault of ours: whoever asks is told, and the next one is answered
-            log.exception("command failed")
+            import structlog  # not before: a command that only asks has no use for it
+
+            structlog.get_logger().exception("command failed")
             return orjson.dumps({"error": f"{type(error).__name__}: {error}; see the daemon's log", "kind": ""})
 
 

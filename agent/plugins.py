@@ -6,20 +6,22 @@ Nothing is imported before somebody names it, so the command line answers at onc
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from agent.errors import ConfigError
-from agent.ports import Connector, DetectorFactory
+
+if TYPE_CHECKING:
+    from agent.ports import Connector, DetectorFactory
 
 
 def connector(name: str) -> Connector:
     """Return the connector called *name*, else ConfigError with the names there are."""
-    return cast(Connector, _load("vedette.connectors", name, "connector"))
+    return cast("Connector", _load("vedette.connectors", name, "connector"))
 
 
 def detector(name: str) -> DetectorFactory:
     """Return the factory of detectors of type *name*, else ConfigError with the names there are."""
-    return cast(DetectorFactory, _load("vedette.detectors", name, "detector"))
+    return cast("DetectorFactory", _load("vedette.detectors", name, "detector"))
 
 
 def commands() -> list[EntryPoint]:

@@ -16,11 +16,11 @@ from agent.cli.keys import Key, PassphraseFile, check_name, key_path, make, prin
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
 from agent.control import login
 from agent.errors import AccessDenied, ConfigError, TrustError, VedetteError
-from agent.ports import Check
 
 if TYPE_CHECKING:
     from agent.access import Principal
     from agent.config import Accepted
+    from agent.ports import Check
     from agent.trust.keys import PrivateKey
 
 app = typer.Typer(help="The configuration: check, sign, diff, apply.", no_args_is_help=True)
@@ -241,6 +241,7 @@ def examine(bootstrap: Path) -> Iterator[Check]:
     from agent.assemble import admit_model
     from agent.config.load import read
     from agent.config.revision import FILE, Files, assumed
+    from agent.ports import Check
     from agent.store.sqlite import clock
     from agent.trust.admission import expiry
 

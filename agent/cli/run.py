@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.options import BOOTSTRAP, CONFIG, DATA, AsJson, Bootstrap, Config, Data
-from agent.ports import Estimable
 
 
 def run(
@@ -51,6 +50,7 @@ def plan(
     from agent.config import load_bootstrap, root_of
     from agent.config.load import read
     from agent.config.revision import FILE, Files, assumed
+    from agent.ports import Estimable
     from agent.store.sqlite import clock
 
     root = []

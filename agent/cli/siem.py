@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config
-from agent.config.model import SinkConfig
 from agent.control import login
 from agent.errors import ConfigError, VedetteError
-from agent.ports import Check, Examinable, Sink, Source
 
 if TYPE_CHECKING:
-    from agent.config import Accepted
+    from agent.config import Accepted, SinkConfig
+    from agent.ports import Check, Sink, Source
 
 _STYLES = {"changed": "cyan", "warning": "yellow", "failed": "bold red"}
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
@@ -91,6 +90,7 @@ def doctor(
     from agent.cli.config import examine
     from agent.config import load, load_bootstrap
     from agent.config.revision import FILE
+    from agent.ports import Examinable
 
     trust: list[Check] = []
     if bootstrap is not None:
@@ -224,6 +224,8 @@ def _duration(text: str) -> int:
 
 def _as_account(section: SinkConfig, account: Mapping[str, str | None]) -> SinkConfig:
     """Return the sink's section with the credentials of *account*, if one is named."""
+    from agent.config import SinkConfig
+
     given = {key: value for key, value in account.items() if value is not None}
     own = {key: value for key, value in section.model_dump().items() if not given or key not in account}
     return SinkConfig.model_validate({**own, **given})
@@ -236,6 +238,8 @@ def _unused(taken: Mapping[str, Any], name: str, part: str, body: object) -> str
 
 def _opened(part: Source | Sink) -> Iterator[Check]:
     """Yield what opening a source or sink says that cannot look deeper."""
+    from agent.ports import Check, Source
+
     try:
         if isinstance(part, Source):
             part.open(frozenset())
