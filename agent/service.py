@@ -26,7 +26,7 @@ from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
 from agent.errors import ConfigError, TrustError, VedetteError
-from agent.model import SECOND, Chunk, Records
+from agent.model import Chunk, Records
 from agent.pipeline import LATE, late_spans
 from agent.replay import Replay, Span
 from agent.store import Reader, Store, StoreBroken
@@ -39,7 +39,7 @@ from agent.workers import Runner, Workers, answer, audit_sinks
 log = structlog.get_logger()
 T = TypeVar("T")
 PRUNE_EVERY_MIN = 60
-EXPIRY_EVERY_H = 6
+EXPIRY_EVERY_S = 10
 FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_THE_END = frozenset({"dead letters"})
@@ -133,14 +133,11 @@ class Service:
     def _start_chores(self) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        self._chores = BackgroundScheduler(timezone="UTC")
-        self._chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
-        self._chores.start()
-        self._closing.append(self._chores.shutdown)
-        self._watch_at(datetime.now(UTC))
-
-    def _watch_at(self, moment: datetime) -> None:
-        self._chores.add_job(self._watch_expiry, "date", run_date=moment, id="expiry", replace_existing=True)
+        chores = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
+        chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
+        chores.add_job(self._watch_expiry, "interval", seconds=EXPIRY_EVERY_S, next_run_time=datetime.now(UTC))
+        chores.start()
+        self._closing.append(chores.shutdown)
 
     def _listen(self) -> None:
         self._closing.append(Control(self._store.folder, self.answer).close)
@@ -231,7 +228,6 @@ class Service:
             self._resume(before)
             raise
         self._begin()
-        self._watch_at(datetime.now(UTC))
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
     def _used(self, files: Files) -> int:
@@ -319,9 +315,6 @@ class Service:
                     self._store.record(runner.stream.id, "model-expiry", data, now)
                     log.warning("model expiry", stream=runner.stream.id, **data)
             runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
-        ends = [instant(one.manifest.not_after) for runner in workers.runners for one in runner.models]
-        next_look = min([one for one in ends if one > now] + [now + EXPIRY_EVERY_H * 3600 * SECOND])
-        self._watch_at(datetime.fromtimestamp(next_look / SECOND + 1, UTC))
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
             self._in_main(partial(self._restart_workers, "a model has expired"))
 
