@@ -84,6 +84,10 @@ class Chunk:
     lineage: str = ""
 
 
+MODEL_EXPIRED = "model-expired"
+"""`Notice.action` of the agent's own notice about a model, its *place*."""
+
+
 @dataclass(frozen=True)
 class Notice:
     """Something that a source must put on record: what happened, where, and what follows. *lost*: events are gone."""

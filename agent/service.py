@@ -26,7 +26,7 @@ from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
 from agent.errors import ConfigError, TrustError, VedetteError
-from agent.model import Chunk, Records
+from agent.model import MODEL_EXPIRED, Chunk, Notice, Records
 from agent.pipeline import LATE, late_spans
 from agent.replay import Replay, Span
 from agent.store import Reader, Store, StoreBroken
@@ -43,7 +43,7 @@ EXPIRY_EVERY_S = 10
 FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_THE_END = frozenset({"dead letters"})
-"""A partition without a mark: reading dead letters again moves no watermark."""
+"""A partition without a mark: what is no fetch of the source moves no watermark."""
 VERDICTS = ("true-positive", "false-positive", "benign")
 
 
@@ -314,9 +314,20 @@ class Service:
                     data = {"model": one.id, "text": text}
                     self._store.record(runner.stream.id, "model-expiry", data, now)
                     log.warning("model expiry", stream=runner.stream.id, **data)
+                    if now >= instant(one.manifest.not_after):
+                        workers.on_stream(runner, partial(self._raise_expired, runner, one.id, text))
             runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
             self._in_main(partial(self._restart_workers, "a model has expired"))
+
+    def _raise_expired(self, runner: Runner, model: str, text: str) -> None:
+        """Raise the alert of the day about a model that has expired; on the stream's thread."""
+        stream = runner.stream
+        if stream.cursor is not None:
+            notice = Notice(MODEL_EXPIRED, model, text)
+            records = Records(stream.source.id, (), stream.cursor, clock(), unread=_NOT_THE_END, notices=(notice,))
+            process(stream, self._store, records, sinks=runner.config.sinks)
+            self._workers.wake()
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

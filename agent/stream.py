@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.alerting import Judge
 from agent.alerting.judge import OPERATOR, document_id
-from agent.model import Cursor, Document, Notice, Records, Timestamp
+from agent.model import MODEL_EXPIRED, Cursor, Document, Notice, Records, Timestamp
 from agent.pipeline import Pipeline
 from agent.ports import Sink, Source
 from agent.state import State
@@ -76,7 +76,7 @@ def process(
         dead=found.dead,
         released=[one for one in released if one not in still_dead],
         counts={**found.counts, **records.counts},
-        events=[("source-notice", _said(one)) for one in records.notices],
+        events=[("source-notice", _said(one)) for one in records.notices if one.action != MODEL_EXPIRED],
         provenance=stream.provenance,
     )
     said = records.chunks or records.notices or records.counts or alerts or commit.changes.deltas

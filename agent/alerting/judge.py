@@ -12,6 +12,7 @@ from agent.alerting import document
 from agent.errors import RecordError
 from agent.model import (
     DOCUMENT,
+    MODEL_EXPIRED,
     SECOND,
     Alert,
     Batch,
@@ -35,6 +36,7 @@ from agent.ports import StateView
 OPERATOR = "vedette.alerting"
 """The operator that counts alerts by rule and event-time hour, for the delivery cap."""
 HOUR = 3600 * SECOND
+DAY = 24 * HOUR
 
 _Raw = bytes | Mapping[str, Any]
 Fetch = Callable[[Sequence[Reference]], Mapping[Reference, _Raw]]
@@ -62,6 +64,14 @@ LOSS = Description(
     kind="quality",
     level="high",
     description="Logs were deleted at their source before Vedette had read them all: no rule has seen what was left.",
+    author="Vedette",
+)
+EXPIRED = Description(
+    id="vedette.model-expired",
+    title="A model has expired and goes on",
+    kind="quality",
+    level="medium",
+    description="What it finds is less and less to be believed: train and sign a new one, or set 'on_expiry: stop'.",
     author="Vedette",
 )
 STORM = Description(
@@ -117,6 +127,19 @@ def loss_finding(notice: Notice, as_of: Timestamp) -> Finding:
     )
 
 
+def expired_finding(notice: Notice, as_of: Timestamp) -> Finding:
+    """Return the finding that a model has expired: one a day and model."""
+    day = as_of // DAY
+    return Finding(
+        detector=EXPIRED,
+        time=as_of,
+        evidence=(),
+        entity=(("vedette.model.id", notice.place),),
+        window=(day * DAY, (day + 1) * DAY),
+        explanation=Explanation(notice.text, (Factor("not_after", notice.text, "later than now"),)),
+    )
+
+
 class Judge:
     """Makes the alerts of a stream's batches.
 
@@ -158,7 +181,8 @@ class Judge:
         """
         records = batch.records
         lost = [loss_finding(notice, records.as_of) for notice in records.notices if notice.lost]
-        everything = [*filter(self._is_wanted, findings), *_once_a_partition(dead), *lost]
+        worn = [expired_finding(one, records.as_of) for one in records.notices if one.action == MODEL_EXPIRED]
+        everything = [*filter(self._is_wanted, findings), *_once_a_partition(dead), *lost, *worn]
         at_hand = _at_hand(findings, dead, batch)
         wanted = {one.evidence[0] for one in everything if one.evidence}
         missing = wanted if records.projected else wanted - at_hand.keys()

@@ -202,6 +202,10 @@ def test_a_model_that_expires_while_it_runs_goes_on_with_a_warning_or_stops(site
     site.until(lambda: site.status()["reason"] == f"model {MODEL} has expired")
     (said,) = [one["data"]["text"] for one in site.audited("model-expiry")][-1:]
     assert "expired" in said
+    site.until(lambda: len(site.alerts().get("vedette.model-expired", ())) == 1)
+    (alert,) = site.alerts()["vedette.model-expired"]
+    assert alert["document"]["event"]["reason"] == said
+    site.until(lambda: alert["id"] in site.delivered())
     site.sign("root", models={MODEL: site.section(files, on_expiry="stop")})
     assert site.ask("config", "apply").returncode == 0
     assert "refused at step 7" in site.status()["reason"]
