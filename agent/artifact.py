@@ -85,7 +85,8 @@ def _read_folder(descriptor: int, folder: Path, below: str, depth: int, files: d
         path = f"{below}{name}"
         place = folder / path
         if not _NAME.fullmatch(name):
-            raise TrustError(f"{place}: expected a name of letters, digits, '.', '_' and '-' that is not hidden")
+            shown = f"{place}".encode("utf-8", "backslashreplace").decode()
+            raise TrustError(f"{shown}: expected a name of letters, digits, '.', '_' and '-' that is not hidden")
         try:
             kind = os.lstat(name, dir_fd=descriptor).st_mode
         except OSError as error:

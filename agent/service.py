@@ -221,7 +221,8 @@ class Service:
         self._pause("the configuration changes")
         try:
             self._take(accepted)
-            self._store.record("", "configuration-applied", {"revision": accepted.revision}, clock(), actor=by)
+            applied = {"revision": accepted.revision, "digest": accepted.digest}
+            self._store.record("", "configuration-applied", applied, clock(), actor=by)
         except Exception as error:
             self._workers.stop()
             self._refuse(error)

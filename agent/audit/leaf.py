@@ -34,6 +34,7 @@ ALLOWING = frozenset({"start", "configuration-accepted", "configuration-applied"
 Action: TypeAlias = Literal[
     "start",
     "stop",
+    "leaves-recovered",
     "batch",
     "source-notice",
     "configuration-accepted",
@@ -62,6 +63,7 @@ class Act(NamedTuple):
 ACTIONS: Mapping[Action, Act] = {
     "start": Act("the agent started", ("process",), "start"),
     "stop": Act("the agent stopped in order", ("process",), "end"),
+    "leaves-recovered": Act("leaves that no checkpoint signed were found at a start", (), "info"),
     "batch": Act("a batch was evaluated", (), "info"),
     "source-notice": Act("a source put on record what happened upstream", (), "info"),
     "configuration-accepted": Act("the law accepted a configuration", ("configuration",), "change"),
@@ -150,9 +152,20 @@ def encode(
     """Return the bytes of a leaf; ValueError for an action that is not in the list."""
     if action not in ACTIONS:
         raise ValueError(f"audit action {action!r}: expected one of {', '.join(ACTIONS)}")
-    return canonical(
-        {"v": VERSION, "n": number, "time": time, "actor": actor, "action": action, "stream": stream, "data": data}
-    )
+    said = {"v": VERSION, "n": number, "time": time, "actor": actor, "action": action, "stream": stream, "data": data}
+    try:
+        return canonical(said)
+    except TypeError:  # a name that is no Unicode, of a file say: what is refused must still come on record
+        return canonical(_written_out(said))
+
+
+def _written_out(value: Any) -> Any:
+    """Return *value* with what UTF-8 cannot say written out as escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_written_out(key): _written_out(one) for key, one in value.items()}
+    return [_written_out(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def decode(data: bytes) -> Leaf:

@@ -119,8 +119,13 @@ def check_proof(proof: Proof, key: Verifier) -> Proven:
     check_inclusion(leaf_hash(member), proof.index, size, _hashes(proof.path), root)
     allowed = tuple(_check(place, checkpoint) for place in proof.allowed)
     for one in allowed:
-        if one.action not in ALLOWING or one.number >= batch.number:
+        if one.action not in ALLOWING or one.number >= batch.number or not _allows(one, batch):
             raise TrustError(f"proof: leaf {one.number:,} ({one.action}) does not allow what leaf {batch.number:,} did")
+    accepted = {one.configuration for one in allowed if one.action == "configuration-accepted"}
+    if batch.configuration is not None and batch.configuration not in accepted:
+        raise TrustError(
+            f"proof: nothing in it accepts the configuration {batch.configuration} that the batch ran under"
+        )
     return Proven(alert, revision, document, batch, allowed, checkpoint)
 
 

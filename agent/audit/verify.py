@@ -85,6 +85,8 @@ class Verification:
         size, signed = self._frontier.size, self._signed
         if signed > size:
             raise self._broken(size, f"leaves from {size:,} on are missing: a checkpoint signs {signed:,}")
+        if size and not signed:
+            raise self._broken(0, "no checkpoint signs any of the leaves: the checkpoints were removed")
         return Report(self._origin, size, signed, self._note, len(self._roots), self._members, self._first, self._last)
 
     def _decode(self, entry: Entry) -> Leaf:

@@ -241,7 +241,8 @@ def _say_report(report: Report) -> None:
     from agent.cli.terminal import say
     from agent.normalise.clock import to_text
 
-    say(f"audit log {report.origin} holds: nothing edited, removed, inserted or moved", "bold")
+    what = f"in its {report.signed:,} signed leaves"
+    say(f"audit log {report.origin} holds: nothing edited, removed, inserted or moved {what}", "bold")
     span = f", from {to_text(report.first)} to {to_text(report.last)}" if report.leaves else ""
     say(f"  leaves    {report.leaves:,}{span}")
     say(f"  signed    {report.signed:,} by {report.checkpoints:,} checkpoints")

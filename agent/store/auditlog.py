@@ -50,6 +50,11 @@ class AuditLog:
         self._signer = _take_key(folder, begun=bool(begun))
         self.mark = _resume(connection, self._signer)
         self._due = time.monotonic()
+        if (signed := self.mark.signed) < self.size:
+            # A crash leaves such, and so does who removes a checkpoint to edit behind it: it is signed, and said to be.
+            found = {"first": signed, "last": self.size - 1}
+            with connection:
+                self.append(connection, "leaves-recovered", time=time.time_ns() // 1000, data=found)
 
     @property
     def size(self) -> int:
@@ -127,6 +132,8 @@ def _resume(connection: apsw.Connection, signer: Signer) -> Mark:
         if newest is None or newest + 1 < size:
             first = 0 if newest is None else newest + 1
             raise LogBroken(signer.name, first, f"leaves from {first:,} on are missing: a checkpoint signs {size:,}")
+    elif connection.execute("SELECT EXISTS (SELECT 1 FROM leaf)").get:  # the first leaf is signed in its transaction
+        raise LogBroken(signer.name, 0, "there are leaves and no checkpoint: the checkpoints were removed")
     signed_size = frontier.size
     rows = "SELECT number, CAST(hash AS BLOB), CAST(bytes AS BLOB) FROM leaf WHERE number >= ? ORDER BY number"
     for number, hash, data in connection.execute(rows, (signed_size,)):

@@ -233,6 +233,10 @@ class Store:
 
     def _run(self, jobs: list[_Job], connection: apsw.Connection, *, last: bool) -> None:
         """Do *jobs* in one transaction, each in a savepoint, and answer them after the fsync."""
+        if self._broken:  # nothing more is written, nor signed, over a file that is not trusted
+            for _, future in jobs:
+                future.set_exception(self._broken)
+            return
         answers: list[tuple[Future[Any], Any]] = []
         before = self._log.mark
         try:

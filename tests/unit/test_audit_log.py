@@ -17,11 +17,13 @@ import pytest
 
 from agent.audit import Copy, LogBroken, Report, Verifier, check_alerts, check_proof, prove, verify
 from agent.audit.leaf import decode, members_tree
-from agent.audit.proof import Proof, parse
+from agent.audit.merkle import Tree, leaf_hash
+from agent.audit.note import decode64
+from agent.audit.proof import Proof, _place, parse
 from agent.errors import ConfigError, RetryableError, TrustError
 from agent.model import DELIVERED, Alert, Outcome
 from agent.state import Changes
-from agent.store import Books, Commit, Reader, Store, auditlog
+from agent.store import Books, Commit, Reader, Store, StoreBroken, auditlog
 from agent.store.sqlite import DATABASE
 from agent.stream import drain
 from connectors.ndjson import build
@@ -257,9 +259,12 @@ def test_leaves_that_a_crash_left_unsigned_are_signed_later(store: Store, tmp_pa
     copy = shutil.copytree(tmp_path, tmp_path / "copy", ignore=shutil.ignore_patterns("copy", "lock", "*-shm"))
     assert report_of(copy).signed == 1
     again = Store(copy)
-    assert again.record("", "start", {}, NOW) == 2
+    assert again.record("", "start", {}, NOW) == 3
     again.close()
-    assert report_of(copy).signed == 3
+    assert report_of(copy).signed == 4
+    with Reader(copy) as reader:
+        recovered = list(reader.recorded())[2]
+    assert (recovered.action, recovered.data) == ("leaves-recovered", {"first": 1, "last": 1})
 
 
 def test_a_cut_log_is_refused_at_start(store: Store, tmp_path: Path) -> None:
@@ -272,6 +277,65 @@ def test_a_cut_log_is_refused_at_start(store: Store, tmp_path: Path) -> None:
         Store(tmp_path)
     with pytest.raises(LogBroken, match="leaves from 4 on are missing"):
         report_of(tmp_path)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_log_rewritten_behind_removed_checkpoints_is_not_made_clean(
+    store: Store, tmp_path: Path, beyond: int
+) -> None:
+    """Without the key only the unsigned can be rewritten, and that it was unsigned stays in the log for good."""
+    for actor in ("kim", "mallory", "kim"):
+        store.record("", "start", {}, NOW, actor=actor)
+    store.close()
+    tamper(tmp_path, f"DELETE FROM checkpoint WHERE size > {beyond}")
+    connection = apsw.Connection(str(tmp_path / DATABASE))
+    data = bytes(connection.execute("SELECT CAST(bytes AS BLOB) FROM leaf WHERE number = 1").get)
+    forged = data.replace(b"mallory", b"someone")
+    connection.execute("DROP TRIGGER IF EXISTS leaf_is_append_only")
+    connection.execute("UPDATE leaf SET bytes = ?, hash = ? WHERE number = 1", (forged, leaf_hash(forged)))
+    connection.close()
+    if beyond == 0:
+        with pytest.raises(LogBroken, match="checkpoints were removed"):
+            report_of(tmp_path)
+        with pytest.raises(LogBroken, match="checkpoints were removed"):
+            Store(tmp_path)
+        return
+    assert report_of(tmp_path).signed == 1
+    Store(tmp_path).close()
+    with Reader(tmp_path) as reader:
+        last = list(reader.recorded())[-1]
+    assert (last.action, last.data) == ("leaves-recovered", {"first": 1, "last": 2})
+
+
+def test_what_is_no_unicode_comes_on_record_written_out(store: Store) -> None:
+    store.record("", "model-refused", {"reason": "a\udcff"}, NOW, actor="k\udcffm")
+    with Reader(store.folder) as reader:
+        (leaf,) = reader.recorded()
+    assert (leaf.data, leaf.actor) == ({"reason": "a\\udcff"}, "k\\udcffm")
+
+
+def test_after_a_disk_error_nothing_more_is_written_or_signed(store: Store) -> None:
+    """Not even what was queued already."""
+    store.record("", "start", {}, NOW)
+    begun, go = threading.Event(), threading.Event()
+
+    def fails(_: apsw.Connection) -> None:
+        begun.set()
+        go.wait(10)
+        raise apsw.IOError
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.do, fails)
+        assert begun.wait(10)
+        second = pool.submit(store.record, "", "replay", {}, NOW)
+        while store._jobs.empty():
+            time.sleep(0.01)
+        go.set()
+        for one in (first, second):
+            with pytest.raises(StoreBroken):
+                one.result(10)
+    store.close()
+    assert report_of(store.folder).leaves == 1
 
 
 def test_an_edited_leaf_is_found_whatever_was_appended_since(store: Store, tmp_path: Path) -> None:
@@ -467,6 +531,25 @@ def test_an_unknown_ambiguous_or_unsigned_alert_has_no_proof(store: Store) -> No
             prove("b", reader.leaves(), notes, key)
 
 
+def test_what_allowed_something_else_allows_nothing_here(store: Store) -> None:
+    """The acceptance of another configuration or a detector of another stream is in the log too: it does not count."""
+    store.accept(9, b"other", b"signed", {"revision": 9, "digest": "sha256:aa", "signers": ["ann"], "changed": {}}, NOW)
+    store.record("other", "detector-loaded", {"detector": "x", "configuration": "sha256:ab"}, NOW)
+    filled(store)
+    store.close()
+    key = key_of(store.folder)
+    with Reader(store.folder) as reader:
+        entries, notes = list(reader.leaves()), [note for _, _, note in reader.checkpoints()]
+    (proof,) = prove("b", entries, notes, key)
+    assert check_proof(proof, key).allowed
+    tree = Tree([leaf_hash(one.data) for one in entries])
+    for number in (0, 1):
+        place = _place(entries[number], tree)
+        for allowed in ([place], [*proof.allowed, place]):
+            with pytest.raises(TrustError):
+                check_proof(proof.model_copy(update={"allowed": allowed}), key)
+
+
 def test_a_changed_proof_is_refused(store: Store) -> None:
     """Whatever of it is changed: member, place, paths, leaves, checkpoint."""
     filled(store)
@@ -479,6 +562,8 @@ def test_a_changed_proof_is_refused(store: Store) -> None:
     place = proof.batch.model_copy
     allowed = proof.allowed[0]
     changes: list[dict[str, Any]] = [
+        {"allowed": []},
+        {"allowed": [one for one in proof.allowed if b"configuration-accepted" not in decode64(one.leaf)]},
         {"member": other.member},
         {"member": "!"},
         {"index": other.index},
