@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent import artifact, plugins
+from agent.access import Policy
 from agent.access.policy import ARTIFACTS
 from agent.alerting import Judge, Suppression
 from agent.config import Accepted, Configuration, Locator, StreamConfig
@@ -20,7 +21,7 @@ from agent.pipeline import Filter, Pipeline
 from agent.ports import Detector, Referring, Sink, Source
 from agent.state import State
 from agent.stream import Stream
-from agent.trust.admission import Terms, admit
+from agent.trust.admission import Admitted, Terms, admit
 
 T = TypeVar("T")
 
@@ -120,18 +121,10 @@ def models_of(accepted: Accepted, stream: str, now: Timestamp) -> tuple[list[Det
 
 def admit_model(accepted: Accepted, name: str, now: Timestamp) -> ModelDetector:
     """Return the model *name* as a detector; TrustError names the step of its admission that failed."""
-    section = accepted.configuration.models[name]
-    policy = accepted.policy
+    section, policy = accepted.configuration.models[name], accepted.policy
     files = artifact.read(accepted.files.folder / section.path)
-    terms = Terms(
-        model=name,
-        digest=section.digest.removeprefix("sha256:"),
-        tenant=accepted.configuration.tenant,
-        keys=policy.keys_for(ARTIFACTS),
-        revoked=policy.revoked,
-        now=now,
-    )
-    found = admit(files, terms, schema_hash)
+    digest = section.digest.removeprefix("sha256:")
+    found = admit_files(files, name, digest, policy, accepted.configuration.tenant, now)
     if found.manifest.id != name:
         raise TrustError(f"model {name}: the artifact is one of {found.manifest.id}; call it so under models")
     return ModelDetector(
@@ -143,6 +136,14 @@ def admit_model(accepted: Accepted, name: str, now: Timestamp) -> ModelDetector:
         budget=section.budget,
         shadow=section.state == "shadow",
     )
+
+
+def admit_files(
+    files: Mapping[str, bytes], name: str, digest: str, policy: Policy, tenant: str, now: Timestamp
+) -> Admitted:
+    """Admit the artifact that *files* are by what *policy* allows; TrustError names the step that failed."""
+    terms = Terms(name, digest, tenant, policy.keys_for(ARTIFACTS), policy.revoked, now)
+    return admit(files, terms, schema_hash)
 
 
 def build_judge(

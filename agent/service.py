@@ -111,7 +111,7 @@ class Service:
         try:
             files = Files.read(self._bootstrap.configuration)
             if before is None or files.text != before.files.text:
-                self._take(accept(files, self._root, before, above=above))
+                self._take(self._built(accept(files, self._root, before, above=above), strict=True))
                 return
         except StoreBroken:
             raise
@@ -144,16 +144,19 @@ class Service:
 
     # --- the law at work ----------------------------------------------------------------------------------------------
 
-    def _take(self, accepted: Accepted) -> None:
-        """Let a new configuration be what runs, from `begin` on: if all that it names can be made and opened.
+    def _built(self, accepted: Accepted, *, strict: bool) -> Workers:
+        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
+        workers.build(strict=strict)
+        return workers
+
+    def _take(self, workers: Workers) -> None:
+        """Let a new configuration, made whole, be what runs from `begin` on: if all that it names can be opened.
 
         It is on record, and what the next start goes on with, before it runs.
         """
-        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
+        accepted, files = workers.accepted, workers.accepted.files
         try:
-            workers.build(strict=True)
             workers.open(strict=True)
-            files = accepted.files
             self._store.accept(accepted.revision, files.text, files.envelope, accepted.facts(), clock())
         except BaseException:
             workers.stop()
@@ -163,8 +166,7 @@ class Service:
 
     def _go_on(self, accepted: Accepted) -> None:
         """Let what was accepted before be what runs, as far as that can be made today."""
-        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
-        workers.build(strict=False)
+        workers = self._built(accepted, strict=False)
         workers.open(strict=False)
         self._enter(workers)
 
@@ -186,14 +188,13 @@ class Service:
                 data = {"detector": name, "refused": len(refused), **said, **under}
                 self._store.record(stream, "detector-loaded", data, clock())
                 log.info("plan", stream=stream, detector=name, **said)
+            for one in runner.refused:
+                data = {"model": one.model, "reason": one.reason, **under}
+                self._store.record(stream, "model-refused", data, clock())
+                log.error("model refused", stream=stream, **data)
         for stream, reason in workers.missing.items():
             self._store.record(stream, "stream-refused", {"reason": reason, **under}, clock())
             log.error("stream refused", stream=stream, reason=reason)
-        for runner in workers.runners:
-            for one in runner.refused:
-                data = {"model": one.model, "reason": one.reason, **under}
-                self._store.record(runner.stream.id, "model-refused", data, clock())
-                log.error("model refused", stream=runner.stream.id, **data)
         return workers
 
     def _refuse(self, error: Exception) -> None:
@@ -214,13 +215,13 @@ class Service:
                     self._restart_workers("what was missing is looked for again")
                 return {"revision": before.revision, "changed": []}
             accepted = accept(files, self._root, before, above=self._used(files))
-            Workers(accepted, self._store, once=self._once, fail=self._fail).build(strict=True)
+            workers = self._built(accepted, strict=True)
         except Exception as error:
             self._refuse(error)
             raise
         self._pause("the configuration changes")
         try:
-            self._take(accepted)
+            self._take(workers)
             applied = {"revision": accepted.revision, "digest": accepted.digest}
             self._store.record("", "configuration-applied", applied, clock(), actor=by)
         except Exception as error:

@@ -133,20 +133,20 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     Example: vedette model list -b bootstrap.yml
     """
     from agent.assemble import admit_model
+    from agent.config import load_bootstrap
     from agent.errors import ConfigError, TrustError
+    from agent.service import accepted_last
     from agent.store.sqlite import clock
 
-    where, _, accepted, _ = standing(bootstrap)
-    if accepted is None:
-        raise TrustError(f"no configuration has been accepted in {where.data}: 'vedette run' takes one")
+    accepted = accepted_last(load_bootstrap(bootstrap))
     rows: list[dict[str, Any]] = []
     for name, section in accepted.configuration.models.items():
         row = {"name": name, "state": section.state, "streams": section.streams, "budget": section.budget,
                "digest": section.digest, "until": "", "signer": "", "threshold": None, "refused": ""}  # fmt: skip
         try:
             found = admit_model(accepted, name, clock())
-            row |= {"until": found.manifest.not_after, "signer": found.plan()["signer"],
-                    "threshold": found.plan()["threshold"]["p_value"]}  # fmt: skip
+            plan = found.plan()
+            row |= {"until": plan["not_after"], "signer": plan["signer"], "threshold": plan["threshold"]["p_value"]}
         except (TrustError, ConfigError) as error:
             row["refused"] = str(error)
         rows.append(row)
@@ -191,20 +191,13 @@ def _in_force(bootstrap: Path) -> tuple[Policy, str]:
 def _admitted(folder: Path, policy: Policy, tenant: str) -> dict[str, str]:
     """Return what is true of the artifact in *folder*, if it may run once it is named; else TrustError."""
     from agent import artifact
-    from agent.access.policy import ARTIFACTS
-    from agent.featurise.recipe import schema_hash
+    from agent.assemble import admit_files
     from agent.store.sqlite import clock
     from agent.trust import oms
-    from agent.trust.admission import Terms, admit
 
     files = artifact.read(folder)
-    keys = policy.keys_for(ARTIFACTS)
-    digest = ""
-    if oms.SIGNATURE in files:
-        covered = {name: data for name, data in files.items() if name != oms.SIGNATURE}
-        digest = oms.verify(covered, files[oms.SIGNATURE], keys.values()).digest
-    terms = Terms(folder.name, digest, tenant, keys, policy.revoked, clock())
-    found = admit(files, terms, schema_hash)
+    digest = oms.digest({name: data for name, data in files.items() if name != oms.SIGNATURE})
+    found = admit_files(files, folder.name, digest, policy, tenant, clock())
     return {
         "id": found.manifest.id,
         "title": found.manifest.title,

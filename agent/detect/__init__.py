@@ -1,0 +1,1 @@
+"""Detectors: baselines that learn as they read, and models that were trained before."""
