@@ -58,7 +58,8 @@ def process(
     """Evaluate *records* and commit all that follows from them at once; return how many alerts are new."""
     transaction = stream.state.transaction()
     found = stream.pipeline.evaluate(records, transaction)
-    alerts = stream.judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), stream.source.full)
+    counted = transaction.view(OPERATOR)
+    alerts = stream.judge.judge(found.findings, found.dead, found.batch, counted, stream.source.full, found.watermark)
     books = Books(len(records), found.scored, found.filtered, len(found.dead))
     if released:  # received once already: what is readable now moves from quarantined to scored
         books = replace(books, received=0, quarantined=len(found.dead) - len(records))

@@ -83,7 +83,9 @@ def _alerts(paths: list[str], detector: Any, summary: _Summary, progress: _Progr
             found = pipeline.evaluate(records, transaction)
             transaction.changes()
             transaction.apply()
-            alerts = judge.judge(found.findings, (), found.batch, transaction.view("scan"), source.full)
+            alerts = judge.judge(
+                found.findings, (), found.batch, transaction.view("scan"), source.full, found.watermark
+            )
             summary.add(len(records), len(found.dead), found.filtered, alerts)
             progress.show(summary.events, summary.matches)
             for alert in alerts:

@@ -34,9 +34,14 @@ from agent.normalise.decode import original_of
 from agent.ports import StateView
 
 OPERATOR = "vedette.alerting"
-"""The operator that counts alerts by rule and event-time hour, for the delivery cap."""
+"""The operator that knows the alerts of each rule and event-time hour, for the delivery cap.
+
+``<hour>/<rule>`` is how many different alerts have been counted, one more than the cap at most; ``<hour>/<alert id>``
+is one of them; ``""`` is the hour before which all has been forgotten.
+"""
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
+_HOURS_KEPT = 24
 
 _Raw = bytes | Mapping[str, Any]
 Fetch = Callable[[Sequence[Reference]], Mapping[Reference, _Raw]]
@@ -173,12 +178,20 @@ class Judge:
         return frozenset(name for one in self._suppressions.values() for name in one.by)
 
     def judge(
-        self, findings: Sequence[Finding], dead: Sequence[DeadLetter], batch: Batch, state: StateView, fetch: Fetch
+        self,
+        findings: Sequence[Finding],
+        dead: Sequence[DeadLetter],
+        batch: Batch,
+        state: StateView,
+        fetch: Fetch,
+        watermark: Timestamp,
     ) -> list[Alert]:
         """Return one alert for each finding, those past the cap marked as not to be delivered.
 
-        *fetch* gets whole records of evidence that *batch* does not hold, or not whole, in one call.
+        *fetch* gets whole records of evidence that *batch* does not hold, or not whole, in one call. What was counted
+        for hours that *watermark* has long passed is forgotten.
         """
+        _forget(state, watermark // HOUR - _HOURS_KEPT)
         records = batch.records
         lost = [loss_finding(notice, records.as_of) for notice in records.notices if notice.lost]
         worn = [expired_finding(one, records.as_of) for one in records.notices if one.action == MODEL_EXPIRED]
@@ -206,7 +219,7 @@ class Judge:
         self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, records: Records, state: StateView
     ) -> list[Alert]:
         counts = finding.deliver and finding.revision == "fired"
-        deliver, storm = self._let_out(finding, state) if counts else (finding.deliver, None)
+        deliver, storm = self._let_out(finding, id, state) if counts else (finding.deliver, None)
         body = self._build(finding, id, source, records.as_of, partial)
         old = finding.time < records.backfill
         if old:
@@ -234,14 +247,22 @@ class Judge:
         values = [str(_lookup(source, name)) for name in suppression.by] if suppression else []
         return alert_id(self._tenant, finding, suppression, values)
 
-    def _let_out(self, finding: Finding, state: StateView) -> tuple[bool, Finding | None]:
-        """Count the finding in its rule's hour; past the cap it stays in, and the first to do so raises a storm."""
+    def _let_out(self, finding: Finding, id: str, state: StateView) -> tuple[bool, Finding | None]:
+        """Count the alert in its rule's hour; past the cap it stays in, and the first to do so raises a storm.
+
+        An alert that was let out once is let out again: whoever writes it knows it by its id.
+        """
         if self._cap is None:
             return True, None
-        rule, hour = finding.detector.id, finding.time // HOUR
-        key = f"{hour}/{rule}"
-        number = (state.get(key) or 0) + 1
-        state.put(key, number)
+        hour = finding.time // HOUR
+        key = f"{hour}/{finding.detector.id}"
+        mine = f"{hour}/{id}"
+        number = state.get(mine)
+        if number is None:
+            number = (state.get(key) or 0) + 1
+            if number <= self._cap + 1:
+                state.put(key, number)
+                state.put(mine, number)
         if number <= self._cap:
             return True, None
         state.count("held_back")
@@ -274,6 +295,15 @@ class Judge:
             "event": {**(full.get("event") or {}), "original": original},
             "log": {**log, **offset, "file": {**(log.get("file") or {}), "path": reference.path}},
         }
+
+
+def _forget(state: StateView, oldest: int) -> None:
+    """Forget what was counted for hours before *oldest*."""
+    if oldest <= (state.get("") or 0):
+        return
+    for key in [key for key, _ in state.items() if key and int(key.partition("/")[0]) < oldest]:
+        state.delete(key)
+    state.put("", oldest)
 
 
 def _entity(finding: Finding) -> str:

@@ -151,10 +151,15 @@ def _check_validity(manifest: Manifest, now: Timestamp, refuse: _Refusal) -> Non
 
 
 def _check_gates(manifest: Manifest, refuse: _Refusal) -> None:
+    if not manifest.gates:
+        raise refuse(8, "gates", "at least one gate", "none", "train it with a gate that it must pass")
     for gate in manifest.gates:
-        missed = [one.value for one in manifest.evaluation if one.metric == gate.metric and not gate.allows(one.value)]
+        expected = f"{gate.metric} {gate.comparator} {gate.threshold}"
+        figures = [one.value for one in manifest.evaluation if one.metric == gate.metric]
+        missed = [value for value in figures if not gate.allows(value)]
+        if not figures:
+            raise refuse(8, "gates", expected, "no figure for it", "evaluate it, then sign again")
         if missed or not gate.passed:
-            expected = f"{gate.metric} {gate.comparator} {gate.threshold}"
             raise refuse(8, "gates", expected, missed[0] if missed else "a gate not passed", "train a better one")
     if instant(manifest.calibration.begin) < instant(manifest.training.end):
         expected = f"a calibration from {manifest.training.end} on"

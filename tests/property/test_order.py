@@ -143,9 +143,8 @@ def ids(
         for lost in (True, False) if number == crash else (False,):
             transaction = State(deltas=deltas).transaction()
             evaluation = pipeline.evaluate(records, transaction)
-            alerts = judge.judge(
-                evaluation.findings, evaluation.dead, evaluation.batch, transaction.view(OPERATOR), lambda _: {}
-            )
+            view, mark = transaction.view(OPERATOR), evaluation.watermark
+            alerts = judge.judge(evaluation.findings, evaluation.dead, evaluation.batch, view, lambda _: {}, mark)
             if not lost:
                 found |= {alert.id for alert in alerts}
                 deltas += transaction.changes().deltas

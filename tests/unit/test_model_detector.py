@@ -124,7 +124,9 @@ def alerts(one: ModelDetector, cap: int | None = None) -> list[Any]:
         transaction = state.transaction()
         evaluation = pipeline.evaluate(fetch, transaction)
         view = transaction.view(OPERATOR)
-        made += judge.judge(evaluation.findings, evaluation.dead, evaluation.batch, view, lambda _: {})
+        made += judge.judge(
+            evaluation.findings, evaluation.dead, evaluation.batch, view, lambda _: {}, evaluation.watermark
+        )
         transaction.changes()
         transaction.apply()
     return made

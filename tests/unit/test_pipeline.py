@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import orjson
@@ -81,7 +82,9 @@ def judged(
 ) -> list[Any]:
     judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=cap, **more)
     found = pipeline.evaluate(given, transaction)
-    return judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: {})
+    return judge.judge(
+        found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: {}, found.watermark
+    )
 
 
 def test_the_books_balance_with_broken_and_filtered_records() -> None:
@@ -174,6 +177,31 @@ def test_the_cap_holds_back_delivery_and_says_so_once() -> None:
     assert transaction.view(OPERATOR).counts["held_back"] == 4
 
 
+def test_the_cap_counts_alerts_and_not_what_they_are_made_of() -> None:
+    """Many findings of one alert raise no storm, and what was let out is let out when it comes again."""
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    coarse = {"every": Suppression(("user.name",), 3600)}
+    names = ("kim", "kim", "kim", "lee", "kim", "ann", "kim", "lee", "ann")
+    raws = [event(second, user={"name": name}) for second, name in enumerate(names)]
+    alerts = judged(pipeline, records(*raws), transaction, cap=2, suppressions=coarse)
+    delivered = {alert.id for alert in alerts if alert.rule_id == "every" and alert.deliver}
+    held = {alert.id for alert in alerts if alert.rule_id == "every" and not alert.deliver}
+    assert (len(delivered), len(held), delivered & held) == (2, 1, set())
+    assert len({alert.id for alert in alerts if alert.rule_id == "vedette.storm"}) == 1
+    again = judged(pipeline, records(*raws), transaction, cap=2, suppressions=coarse)
+    assert {alert.id for alert in again if alert.rule_id == "every" and alert.deliver} == delivered
+
+
+def test_what_the_cap_has_counted_is_bounded_and_forgotten_a_day_later() -> None:
+    """Its state holds one alert more than the cap an hour, and nothing of hours that are long closed."""
+    pipeline, transaction = Pipeline([Every()]), State().transaction()
+    judged(pipeline, records(*(event(second) for second in range(50)), unread=frozenset({"p"})), transaction, cap=5)
+    assert len([key for key, _ in transaction.view(OPERATOR).items() if key]) == 7
+    later = replace(records(), as_of=NOW + 48 * 3600 * SECOND)
+    judged(pipeline, later, transaction, cap=5)  # all is read: the watermark is the time of the fetch
+    assert [key for key, _ in transaction.view(OPERATOR).items()] == [""]
+
+
 def test_suppression_is_a_coarser_key() -> None:
     """Alerts of one rule with the same values in one period share one id."""
     pipeline = Pipeline([Every()])
@@ -201,7 +229,9 @@ def judged_with(given: Records, fetched: Mapping[Reference, Any], **more: Any) -
     pipeline, transaction = Pipeline([Every()]), State().transaction()
     judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=None, **more)
     found = pipeline.evaluate(given, transaction)
-    return judge.judge(found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: fetched)
+    return judge.judge(
+        found.findings, found.dead, found.batch, transaction.view(OPERATOR), lambda _: fetched, found.watermark
+    )
 
 
 def test_of_projected_records_the_alert_shows_the_whole_one_or_says_that_it_is_partial() -> None:

@@ -44,14 +44,13 @@ def test_a_model_is_admitted_from_its_first_moment_to_its_last(now: str) -> None
     assert admitted(signed(), now)
 
 
-def test_a_gate_without_a_figure_is_taken_at_its_word() -> None:
-    assert admitted(signed(content(manifest(evaluation=[]))))
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"gates": [{**manifest()["gates"][0], "passed": False}]}, "expected auc >= 0.9, found a gate not passed"),
+        ({"gates": []}, "expected at least one gate, found none"),
+        ({"evaluation": []}, "expected auc >= 0.9, found no figure for it"),
+        ({"evaluation": [{"metric": "aucs", "value": "0.99"}]}, "expected auc >= 0.9, found no figure for it"),
         ({"evaluation": [{"metric": "auc", "value": "0.89"}]}, "expected auc >= 0.9, found 0.89"),
         (
             {"evaluation": [{"metric": "auc", "value": "0.89"}, {"metric": "auc", "value": "0.97"}]},
