@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from typing import Any, ClassVar, TypeVar
 
 import apsw
@@ -25,8 +26,9 @@ from agent.assemble import build_stream, provenance
 from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
+from agent.detect.model import ModelDetector
 from agent.errors import ConfigError, TrustError, VedetteError
-from agent.model import MODEL_EXPIRED, Chunk, Notice, Records
+from agent.model import MODEL_EXPIRED, Chunk, Notice, Records, Timestamp
 from agent.pipeline import LATE, late_spans
 from agent.replay import Replay, Span
 from agent.store import Reader, Store, StoreBroken
@@ -44,6 +46,8 @@ FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_THE_END = frozenset({"dead letters"})
 """A partition without a mark: what is no fetch of the source moves no watermark."""
+_REASONS, _REASON_TEXT = 100, 300
+"""How many reasons for refused rules a leaf names, and how much of each."""
 VERDICTS = ("true-positive", "false-positive", "benign")
 
 
@@ -68,7 +72,9 @@ class Service:
         self._closing: list[Callable[[], object]] = []
         self._replays: list[Replay] = []
         self._said: dict[str, str] = {}
-        """What was last said about the end of a model."""
+        """What was last put on record about the end of a model."""
+        self._raised: dict[str, str] = {}
+        """The same, of alerts that are stored."""
         self._store: Store
         self._workers: Workers
 
@@ -185,7 +191,7 @@ class Service:
                 for reason in refused:
                     log.warning("refused", stream=stream, detector=name, reason=reason)
                 said = {key: plan[key] for key in plan if _is_short(plan[key])}
-                data = {"detector": name, "refused": len(refused), **said, **under}
+                data = {"detector": name, "refused": len(refused), **_reasons(refused), **said, **under}
                 self._store.record(stream, "detector-loaded", data, clock())
                 log.info("plan", stream=stream, detector=name, **said)
             for one in runner.refused:
@@ -310,26 +316,39 @@ class Service:
         models = workers.accepted.configuration.models
         for runner in workers.runners:
             for one in runner.models:
-                text = expiry(one.manifest, now)
-                if text and self._said.get(one.id) != text:
-                    self._said[one.id] = text
-                    data = {"model": one.id, "text": text}
-                    self._store.record(runner.stream.id, "model-expiry", data, now)
-                    log.warning("model expiry", stream=runner.stream.id, **data)
-                    if now >= instant(one.manifest.not_after):
-                        workers.on_stream(runner, partial(self._raise_expired, runner, one.id, text))
+                try:
+                    self._say_expiry(workers, runner, one, now)
+                except StoreBroken as error:
+                    self._fail(error)
+                except (VedetteError, OSError) as error:  # said again at the next look
+                    log.warning("model expiry waits", stream=runner.stream.id, model=one.id, reason=str(error))
             runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
             self._in_main(partial(self._restart_workers, "a model has expired"))
 
-    def _raise_expired(self, runner: Runner, model: str, text: str) -> None:
-        """Raise the alert of the day about a model that has expired; on the stream's thread."""
+    def _say_expiry(self, workers: Workers, runner: Runner, model: ModelDetector, now: Timestamp) -> None:
+        """Say once what `expiry` says now: on record first, and of a model that has expired by an alert too."""
+        id, text = model.id, expiry(model.manifest, now)
+        if text and self._said.get(id) != text:
+            data = {"model": id, "text": text}
+            self._store.record(runner.stream.id, "model-expiry", data, now)
+            self._said[id] = text
+            log.warning("model expiry", stream=runner.stream.id, **data)
+        over = now >= instant(model.manifest.not_after)
+        if over and self._raised.get(id) != text:
+            if workers.on_stream(runner, partial(self._raise_expired, runner, id, text)):
+                self._raised[id] = text
+            workers.wake()
+
+    def _raise_expired(self, runner: Runner, model: str, text: str) -> bool:
+        """Raise the alert of the day about a model that has expired, on the stream's thread; False if it never read."""
         stream = runner.stream
-        if stream.cursor is not None:
-            notice = Notice(MODEL_EXPIRED, model, text)
-            records = Records(stream.source.id, (), stream.cursor, clock(), unread=_NOT_THE_END, notices=(notice,))
-            process(stream, self._store, records, sinks=runner.config.sinks)
-            self._workers.wake()
+        if stream.cursor is None:
+            return False
+        notice = Notice(MODEL_EXPIRED, model, text)
+        records = Records(stream.source.id, (), stream.cursor, clock(), unread=_NOT_THE_END, notices=(notice,))
+        process(stream, self._store, records, sinks=runner.config.sinks)
+        return True
 
     # --- commands -----------------------------------------------------------------------------------------------------
 
@@ -468,6 +487,14 @@ def retry_dead_letters(stream: Stream, store: Store, reader: Reader, *, sinks: S
     store.record(stream.id, "dead-letters-retried", {"records": len(letters)}, clock(), actor=by)
     process(stream, store, records, sinks=sinks, released=sorted(identities))
     return len(identities) - sum(one["identity"] in identities for one in reader.dead_letters())
+
+
+def _reasons(refused: Sequence[str]) -> dict[str, Any]:
+    """Return why rules were refused as a leaf holds it: the first of the reasons, and the digest of them all."""
+    if not refused:
+        return {}
+    whole = sha256("\n".join(refused).encode("utf-8", "backslashreplace")).hexdigest()
+    return {"reasons": [one[:_REASON_TEXT] for one in refused[:_REASONS]], "reasons_digest": f"sha256:{whole}"}
 
 
 def _is_short(value: Any) -> bool:

@@ -130,22 +130,36 @@ def verify(folder: Folder, bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = F
 def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     """List the models that the configuration in force names, and whether each may run. Exit code 4 if one may not.
 
+    Realised is how many alerts a day its findings so far come to, at as many events or windows a day as it was
+    calibrated on: hold it against the budget.
+
     Example: vedette model list -b bootstrap.yml
     """
     from agent.assemble import admit_model
     from agent.config import load_bootstrap
     from agent.errors import ConfigError, TrustError
     from agent.service import accepted_last
+    from agent.store import Reader
     from agent.store.sqlite import clock
 
-    accepted = accepted_last(load_bootstrap(bootstrap))
+    where = load_bootstrap(bootstrap)
+    accepted = accepted_last(where)
+    with Reader(where.data) as reader:
+        counters = reader.counters()
     rows: list[dict[str, Any]] = []
     for name, section in accepted.configuration.models.items():
         row = {"name": name, "state": section.state, "streams": section.streams, "budget": section.budget,
-               "digest": section.digest, "until": "", "signer": "", "threshold": None, "refused": ""}  # fmt: skip
+               "digest": section.digest, "until": "", "signer": "", "threshold": None, "refused": "",
+               "judged": 0, "found": 0, "realised": None}  # fmt: skip
         try:
             found = admit_model(accepted, name, clock())
             plan = found.plan()
+            judged, findings = (
+                sum(one.get(f"{name}.model.{name}.{what}", 0) for one in counters.values())
+                for what in ("judged", "found")
+            )
+            rate = found.manifest.calibration.rows_per_day
+            row |= {"judged": judged, "found": findings, "realised": findings / judged * rate if judged else None}
             row |= {"until": plan["not_after"], "signer": plan["signer"], "threshold": plan["threshold"]["p_value"]}
         except (TrustError, ConfigError) as error:
             row["refused"] = str(error)
@@ -154,13 +168,25 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
         print_json(rows)
     elif rows:
         table(
-            ("model", "state", "streams", "budget>", "alerts if p is at most>", "until", "signed by"),
+            (
+                "model",
+                "state",
+                "streams",
+                "budget>",
+                "realised>",
+                "of judged>",
+                "alerts if p is at most>",
+                "until",
+                "signed by",
+            ),
             (
                 (
                     r["name"],
                     r["state"],
                     ", ".join(r["streams"]),
                     r["budget"],
+                    _number(r["realised"]),
+                    r["judged"],
                     _number(r["threshold"]),
                     r["until"],
                     r["signer"],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from agent.cli import config
 from agent.config.revision import ENVELOPE, FILE
 from agent.control import ask
 from agent.errors import ConfigError, VedetteError
+from rules.sigma.documents import content_digest, read_files
 from tests.process import VEDETTE
 from tests.site import LINE, RULE, Site
 
@@ -287,6 +289,22 @@ def test_rules_that_the_signature_does_not_cover_are_refused(site: Site) -> None
     changed = site.ask("config", "check")
     assert changed.returncode == 4
     assert f"expected the rules {digest}" in changed.stderr
+
+
+def test_why_a_rule_was_refused_is_on_record(site: Site) -> None:
+    """The leaf of the detector names the reasons, not their number alone."""
+    own = site.folder / "own"
+    own.mkdir()
+    (own / "good.yml").write_text(RULE)
+    (own / "bad.yml").write_text(RULE.replace("condition: selection", "condition: nothing").replace("6e0f", "7e0f"))
+    digest = content_digest(read_files(own))
+    site.sign("root", detectors={"rules": {"type": "sigma", "path": str(own), "digest": digest}})
+    site.start()
+    (loaded,) = [one["data"] for one in site.audited("detector-loaded")]
+    assert loaded["refused"] == 1
+    (reason,) = loaded["reasons"]
+    assert "bad.yml" in reason
+    assert loaded["reasons_digest"] == f"sha256:{sha256(reason.encode()).hexdigest()}"
 
 
 def test_at_a_restart_a_stream_whose_rules_were_edited_is_left_out_alone(site: Site) -> None:

@@ -112,7 +112,12 @@ def test_a_shadow_model_is_counted_and_leaves_nothing(site: ModelSite, trained: 
     assert not any(alert["deliver"] for alert in site.alerts()[MODEL])
     with Reader(site.data) as reader:
         counters = reader.counters("main")["main"]
-    assert counters[f"{MODEL}.model.{MODEL}.judged"] >= counters[f"{MODEL}.model.{MODEL}.found"] >= 1
+    judged, found = (counters[f"{MODEL}.model.{MODEL}.{what}"] for what in ("judged", "found"))
+    assert judged >= found >= 1
+    row = json.loads(site.ask("model", "list", "--json").stdout)
+    assert (row["judged"], row["found"]) == (judged, found)
+    rate = json.loads(trained["manifest.json"])["calibration"]["rows_per_day"]
+    assert row["realised"] == pytest.approx(found / judged * rate)
 
 
 def edited(files: Files, **changes: Any) -> Files:
