@@ -67,6 +67,7 @@ class Service:
         self._root = root_of(bootstrap)
         self._once = once
         self._stop = threading.Event()
+        self._reload = threading.Event()
         self._fatal: BaseException | None = None
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._closing: list[Callable[[], object]] = []
@@ -102,6 +103,7 @@ class Service:
     def stop_on_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self.stop)
+        signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
 
     # --- start-up, in order -------------------------------------------------------------------------------------------
 
@@ -238,6 +240,15 @@ class Service:
         self._begin()
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
+    def _look_again(self) -> None:
+        """Do what a SIGHUP asks; why it cannot be done is on record and in the log, and what runs goes on."""
+        try:
+            done = self._apply("SIGHUP")
+            log.info("configuration looked at again", revision=done["revision"], changed=done["changed"])
+        except Exception as error:
+            log.warning("the last good configuration goes on", revision=self._workers.accepted.revision,
+                        reason=str(error))  # fmt: skip
+
     def _used(self, files: Files) -> int:
         """Return the newest number that was accepted for anything but *files*, though it may never have run."""
         with Reader(self._store.folder) as reader:
@@ -283,6 +294,9 @@ class Service:
         """Until a signal, a fatal error, or with *once* the end of the work."""
         with Reader(self._store.folder) as reader:
             while not self._stop.wait(0.05 if self._once else 0.2):
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._look_again()
                 while not self._tasks.empty():
                     answer(*self._tasks.get())
                 if self._once and self._workers.is_done(reader):
@@ -373,6 +387,8 @@ class Service:
                 return self._replay(request)
             case "apply":
                 return self._in_main(partial(self._apply, by))
+            case "pause" | "resume" as what:
+                return self._pause_stream(str(request.get("stream")), by, paused=what == "pause")
             case "status":
                 return workers.status()
         raise VedetteError(f"unknown request {request.get('do')!r}")
@@ -396,10 +412,19 @@ class Service:
 
     def _late(self, stream: str) -> list[Span]:
         """Take the late spans of *stream* out of its state."""
-        runner = next((one for one in self._workers.runners if one.stream.id == stream), None)
-        if runner is None:
-            raise ConfigError(f"no stream {stream!r} runs; there is: {', '.join(self._workers.status())}")
+        runner = self._workers.runner(stream)
         return self._workers.on_stream(runner, partial(take_late, runner.stream, self._store))
+
+    def _pause_stream(self, stream: str, by: str, *, paused: bool) -> dict[str, Any]:
+        """Stop or go on fetching, once the running cycle has committed; on record before it is so."""
+        runner = self._workers.runner(stream)
+
+        def work() -> None:
+            if bool(runner.paused) != paused:
+                runner.paused = self._store.pause(stream, by, clock(), paused=paused)
+
+        self._workers.on_stream(runner, work)
+        return {"stream": stream, **runner.status}
 
     def _retry(self, runner: Runner, by: str) -> int:
         with Reader(self._store.folder) as reader:

@@ -50,6 +50,8 @@ class Runner:
     """Models that have expired while they ran."""
     tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
     trouble: str = "starting"
+    paused: str = ""
+    """Who has paused it and when; empty: nobody."""
     failures: int = 0
     idle: threading.Event = field(default_factory=threading.Event)
     nudge: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +63,8 @@ class Runner:
     def status(self) -> dict[str, str]:
         reasons = [*([self.trouble] if self.trouble else []), *map(str, self.refused)]
         reasons += [f"model {one} has expired" for one in self.expired]
+        if self.paused:
+            return {"status": "paused", "reason": "; ".join([self.paused, *reasons])}
         return {"status": "degraded" if reasons else "ok", "reason": "; ".join(reasons)}
 
     def open(self) -> None:
@@ -156,8 +160,11 @@ class Workers:
                 log.warning("sink waits", sink=sink.id, reason=str(error))
 
     def begin(self) -> None:
-        """Begin where the store says that each stream stands."""
+        """Begin where the store says that each stream stands; what an operator has paused stays so."""
+        with Reader(self._store.folder) as reader:
+            paused = reader.paused()
         for runner in self.runners:
+            runner.paused = paused.get(runner.stream.id, "")
             runner.stream.cursor, runner.stream.state = self._store.load(runner.stream.id)
         self._readers = [self._thread(f"stream-{one.stream.id}", self._run_stream, one) for one in self.runners]
         self._writers = [self._thread(f"sink-{name}", self._run_sink, sink) for name, sink in self._sinks.items()]
@@ -206,6 +213,13 @@ class Workers:
         runner.nudge.set()
         return future.result(timeout=60)
 
+    def runner(self, stream: str) -> Runner:
+        """Return what runs *stream*; ConfigError if nothing does."""
+        for one in self.runners:
+            if one.stream.id == stream:
+                return one
+        raise ConfigError(f"no stream {stream!r} runs; there is: {', '.join(self.status())}")
+
     @property
     def lacks_something(self) -> bool:
         """Whether anything that the configuration names is not at work."""
@@ -240,6 +254,10 @@ class Workers:
 
     def _cycle(self, runner: Runner, reader: Reader) -> float:
         """Do one cycle and return how many seconds to wait before the next."""
+        if runner.paused:
+            runner.trouble = ""
+            runner.idle.set()
+            return IDLE_S
         full = [name for name in runner.config.sinks if self._is_full(reader, name)]
         blocking = [name for name in full if self.accepted.configuration.sinks[name].delivery == "required"]
         if blocking:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from agent import plugins
-from agent.cli import alerts, audit, config, deadletter, demo, features, keys, model, run, siem
+from agent.cli import alerts, audit, config, daemon, deadletter, demo, features, keys, model, run, siem
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 _CODES: tuple[tuple[type[VedetteError], int], ...] = (
@@ -34,6 +34,8 @@ app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("demo")(demo.demo)
 app.command("setup")(siem.setup)
+app.command("pause")(daemon.pause)
+app.command("resume")(daemon.resume)
 app.command("doctor")(siem.doctor)
 app.command("replay")(siem.replay)
 app.command("features")(features.features)

@@ -14,6 +14,7 @@ from agent.audit import Entry, Leaf
 from agent.audit.leaf import decode, member
 from agent.errors import ConfigError
 from agent.model import Cursor
+from agent.normalise.clock import to_text
 
 _ALERTS = """
     SELECT number, id, stream, rule_id, title, level, time, created, deliver, repeats, acked, acked_by, verdict, note,
@@ -57,6 +58,12 @@ class Reader:
         """Return where *stream* stands, or None if it has never committed."""
         rows = self.rows("SELECT cursor FROM stream WHERE id = ?", stream)
         return orjson.loads(rows[0][0]) if rows else None
+
+    def paused(self) -> dict[str, str]:
+        """Return the streams that are paused, and by whom since when."""
+        sql = "SELECT stream, leaf, CAST(bytes AS BLOB) FROM paused JOIN leaf ON leaf.number = leaf"
+        leaves = ((stream, decode(data)) for stream, _, data in self.rows(sql))
+        return {stream: f"paused by {leaf.actor} since {to_text(leaf.time)}" for stream, leaf in leaves}
 
     def counters(self, scope: str | None = None) -> dict[str, dict[str, int]]:
         """Return every number by scope (a stream, a sink) and name."""

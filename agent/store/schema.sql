@@ -1,4 +1,4 @@
--- Version 3. Times are microseconds since 1970 UTC; documents are JSON.
+-- Version 4. Times are microseconds since 1970 UTC; documents are JSON.
 
 CREATE TABLE stream (
     id TEXT PRIMARY KEY,
@@ -88,6 +88,12 @@ CREATE TABLE configuration (
     envelope BLOB NOT NULL,
     leaf INTEGER NOT NULL REFERENCES leaf (number)
 );
+
+-- Streams that an operator has paused; the leaf says who and when.
+CREATE TABLE paused (
+    stream TEXT PRIMARY KEY,
+    leaf INTEGER NOT NULL REFERENCES leaf (number)
+) WITHOUT ROWID;
 
 -- Sinks that get a copy of every leaf and checkpoint.
 CREATE TABLE audit_sink (id TEXT PRIMARY KEY) WITHOUT ROWID;

@@ -27,7 +27,7 @@ from agent.state import Changes, State, StoredDelta, StoredPart
 from agent.store.auditlog import AuditLog
 from agent.store.reader import Reader, members_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DATABASE = "vedette.db"
 ACCOUNT_US = 3600 * SECOND
 """A stream whose batches store no alert is put on record so often."""
@@ -167,6 +167,20 @@ class Store:
     def acknowledge(self, id: str, *, by: str, verdict: str | None, note: str | None, now: Timestamp) -> int:
         """Note that *by* has looked at the alert; return how many alerts that was (0: no such id)."""
         return self._do(lambda connection: self._acknowledge(connection, id, by, verdict, note, now))
+
+    def pause(self, stream: str, by: str, now: Timestamp, *, paused: bool) -> str:
+        """Remember that *by* has paused *stream*, or lets it go on; return what `Reader.paused` says of it then."""
+
+        def work(connection: apsw.Connection) -> None:
+            action: Action = "stream-paused" if paused else "stream-resumed"
+            leaf = self._log.append(connection, action, time=now, actor=by, stream=stream, data={})
+            connection.execute("DELETE FROM paused WHERE stream = ?", (stream,))
+            if paused:
+                connection.execute("INSERT INTO paused VALUES (?, ?)", (stream, leaf))
+
+        self._do(work)
+        with Reader(self.folder) as reader:
+            return reader.paused().get(stream, "")
 
     def record(self, stream: str, action: Action, data: Mapping[str, Any], now: Timestamp, actor: str = "") -> int:
         """Audit that *actor* (empty: the agent itself) does *action*; return the leaf's number when it is on disk."""
