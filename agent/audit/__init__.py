@@ -8,7 +8,7 @@ from agent.audit.copy import Copy
 from agent.audit.leaf import ACTIONS, Action, Entry, Leaf
 from agent.audit.note import Signer, Verifier
 from agent.audit.proof import Proof, Proven, check_proof, prove
-from agent.audit.verify import LogBroken, Report, Verification, check_alerts, verify
+from agent.audit.verify import LogBroken, Report, Verification, check_alerts, check_stored, verify
 
 __all__ = [
     "ACTIONS",
@@ -25,6 +25,7 @@ __all__ = [
     "Verifier",
     "check_alerts",
     "check_proof",
+    "check_stored",
     "prove",
     "verify",
 ]

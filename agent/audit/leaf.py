@@ -5,10 +5,11 @@
 ``n`` is the leaf's number in the log, ``time`` microseconds since 1970 UTC, ``actor`` who asked for it (empty: the
 agent itself). Keys are sorted and nothing is written between tokens.
 
-A batch has a leaf if it stored an alert, if it is its stream's first, or if the last one is an hour old. Its ``data``
-are ``root`` and ``alerts``, the Merkle root over the batch's *members* and their number, ``cursor``, the SHA-256 of
-where the stream stands, and ``books``, what the stream has received, scored and quarantined up to here: so what came
-between two leaves is on record in the second. A member is ``["alert id","revision","SHA-256 of the document"]``.
+A batch has a leaf if it stored an alert or a dead letter, if it is its stream's first, or if the last one is an hour
+old. Its ``data`` are ``root`` and ``alerts``, the Merkle root over the batch's *members* and their number, ``cursor``,
+the SHA-256 of where the stream stands, and ``books``, what the stream has received, scored and quarantined up to here:
+so what came between two leaves is on record in the second. A member is
+``["alert id","revision","SHA-256 of the document"]``.
 
 Where ``data`` names a ``configuration``, it is by the digest of its text, which is the ``digest`` of the leaf that says
 that it was accepted.
@@ -47,6 +48,7 @@ Action: TypeAlias = Literal[
     "command-refused",
     "stream-paused",
     "stream-resumed",
+    "alerts-pruned",
     "alert-acknowledged",
     "dead-letters-retried",
     "replay",
@@ -78,6 +80,7 @@ ACTIONS: Mapping[Action, Act] = {
     "command-refused": Act("a command was refused", ("iam",), "denied", "failure"),
     "stream-paused": Act("a stream was paused", ("configuration",), "change"),
     "stream-resumed": Act("a paused stream was told to go on", ("configuration",), "change"),
+    "alerts-pruned": Act("delivered alerts were forgotten, as the configuration's retention says", (), "deletion"),
     "alert-acknowledged": Act("an alert was acknowledged", (), "change"),
     "dead-letters-retried": Act("dead letters were read again", (), "change"),
     "replay": Act("a replay began", (), "change"),

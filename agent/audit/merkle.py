@@ -87,23 +87,6 @@ class Tree:
             index >>= 1
         return tuple(path)
 
-    def consistency(self, first: int) -> tuple[bytes, ...]:
-        """Return the proof that the first *first* leaves (one or more) are the beginning of this tree."""
-        return self._subproof(first, 0, len(self), whole=True)
-
-    def _subproof(self, first: int, start: int, end: int, *, whole: bool) -> tuple[bytes, ...]:
-        size = end - start
-        if first == size:
-            return () if whole else (self._root(start, end),)
-        half = 1 << (size - 1).bit_length() - 1
-        middle = start + half
-        if first <= half:
-            return (*self._subproof(first, start, middle, whole=whole), self._root(middle, end))
-        return (*self._subproof(first - half, middle, end, whole=False), self._root(start, middle))
-
-    def _root(self, start: int, end: int) -> bytes:
-        return Tree(self._levels[0][start:end]).root
-
 
 def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> None:
     """Hold *path* to lead from the leaf's hash at *index* to the *root* of a tree of *size*; TrustError if it does not.
@@ -125,33 +108,3 @@ def check_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], r
         index, last = index >> 1, last >> 1
     if last or node != root:
         raise TrustError(f"the path leads to the root {node.hex()}, expected {root.hex()}")
-
-
-def check_consistency(first: int, second: int, proof: Sequence[bytes], old: bytes, new: bytes) -> None:
-    """Hold the tree *old* of *first* leaves (one or more) to be the beginning of *new* of *second*, else TrustError.
-
-    RFC 9162, 2.1.4.2.
-    """
-    if not 0 < first <= second:
-        raise TrustError(f"a tree of {first:,} leaves cannot be the beginning of one of {second:,}")
-    if first == second and not proof and old == new:
-        return
-    steps = list(proof) if first & (first - 1) else [old, *proof]
-    index, last = first - 1, second - 1
-    while index & 1:
-        index, last = index >> 1, last >> 1
-    if not steps:
-        raise TrustError(f"from {first:,} to {second:,} leaves: the proof is empty")
-    before = after = steps[0]
-    for step in steps[1:]:
-        if last == 0:
-            raise TrustError(f"from {first:,} to {second:,} leaves: the proof is too long")
-        if index & 1 or index == last:
-            before, after = node_hash(step, before), node_hash(step, after)
-            while index and not index & 1:
-                index, last = index >> 1, last >> 1
-        else:
-            after = node_hash(after, step)
-        index, last = index >> 1, last >> 1
-    if last or (before, after) != (old, new):
-        raise TrustError(f"the tree of {second:,} leaves does not begin with the one of {first:,}")

@@ -28,7 +28,10 @@ class LogBroken(TrustError):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was verified: *leaves*, the first *signed* of which are under the last checkpoint, the *note*."""
+    """What was verified: *leaves*, the first *signed* of which are under the last checkpoint, the *note*.
+
+    Of the *members*, alerts that the leaves stand for, *pruned* were forgotten on record.
+    """
 
     origin: str
     leaves: int
@@ -36,6 +39,7 @@ class Report:
     note: str
     checkpoints: int
     members: int
+    pruned: int
     first: Timestamp
     last: Timestamp
 
@@ -58,7 +62,7 @@ class Verification:
                 self._signed, self._note = one.size, note
         self._frontier = Frontier()
         self._held = 0
-        self._members = 0
+        self._members = self._pruned = 0
         self._first = self._last = NO_TIME
 
     def take(self, entry: Entry) -> Leaf:
@@ -76,6 +80,8 @@ class Verification:
         self._frontier = self._frontier.append(hash)
         self._check_root()
         self._members += len(entry.members)
+        if leaf.action == "alerts-pruned":
+            self._pruned += _whole(leaf.data.get("alerts"))
         self._first = leaf.time if number == 0 else self._first
         self._last = leaf.time
         return leaf
@@ -87,7 +93,10 @@ class Verification:
             raise self._broken(size, f"leaves from {size:,} on are missing: a checkpoint signs {signed:,}")
         if size and not signed:
             raise self._broken(0, "no checkpoint signs any of the leaves: the checkpoints were removed")
-        return Report(self._origin, size, signed, self._note, len(self._roots), self._members, self._first, self._last)
+        return Report(
+            origin=self._origin, leaves=size, signed=signed, note=self._note, checkpoints=len(self._roots),
+            members=self._members, pruned=self._pruned, first=self._first, last=self._last,
+        )  # fmt: skip
 
     def _decode(self, entry: Entry) -> Leaf:
         try:
@@ -128,6 +137,19 @@ def verify(entries: Iterable[Entry], checkpoints: Iterable[str], key: Verifier) 
     return verification.finish()
 
 
+def check_stored(report: Report, stored: int, key: Verifier) -> None:
+    """Hold how many alerts are *stored*, at the moment of the report's last leaf, to the log: none was deleted."""
+    missing = report.members - report.pruned - stored
+    if missing > 0:
+        raise LogBroken(key.name, 0, f"{missing:,} alerts that the log stands for were deleted, not pruned on record")
+    if missing < 0:
+        raise LogBroken(key.name, 0, f"{-missing:,} more alerts are stored than the log stands for")
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
 def check_alerts(alerts: Iterable[tuple[int, bytes]], members: Callable[[int], Sequence[bytes]], key: Verifier) -> int:
     """Hold stored alerts, each the number of its leaf and its member, to the log; return how many they are."""
     number, known, count = -1, frozenset[bytes](), 0
@@ -135,6 +157,8 @@ def check_alerts(alerts: Iterable[tuple[int, bytes]], members: Callable[[int], S
         if leaf != number:
             number, known = leaf, frozenset(members(leaf))
         if one not in known:
-            raise LogBroken(key.name, leaf, f"a stored alert was edited or added: leaf {leaf:,} has no {one.decode()}")
+            raise LogBroken(
+                key.name, leaf, f"a stored alert was edited or added: leaf {leaf:,} has no {one.decode()[:200]}"
+            )
         count += 1
     return count

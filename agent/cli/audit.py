@@ -47,7 +47,7 @@ def verify(
 
     Example: vedette audit verify --copy audit.ndjson --key vedette/2f1c...+0378a6f2+Ad...
     """
-    from agent.audit import check_alerts
+    from agent.audit import check_alerts, check_stored
     from agent.audit import verify as hold
     from agent.cli.terminal import print_json, say
     from agent.store import Reader
@@ -57,9 +57,10 @@ def verify(
         return
     trusted = _verifier(key, data)
     alerts = None
-    with _json_on_failure(as_json), _log(data, copy, trusted) as (entries, notes):
+    with _json_on_failure(as_json), _log(data, copy, trusted) as (entries, notes, stored):
         report = hold(entries, [*notes, *(_notes(against, trusted) if against else ())], trusted)
-        if copy is None:
+        if stored is not None:
+            check_stored(report, stored, trusted)
             with Reader(data) as reader:
                 alerts = check_alerts(reader.alert_members(), reader.members, trusted)
     if as_json:
@@ -120,7 +121,7 @@ def prove(
     from agent.store import Reader
 
     trusted = _verifier(key, data)
-    with _log(data, copy, trusted) as (entries, notes):
+    with _log(data, copy, trusted) as (entries, notes, _):
         proofs = proofs_of(alert, entries, notes, trusted)
     proven = [check_proof(one, trusted) for one in proofs]
     if copy is None:
@@ -156,19 +157,28 @@ def export(data: Data = DATA, output: Output = None) -> None:
 
 
 @contextmanager
-def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[tuple[Iterable[Entry], list[str]]]:
-    """Give the leaves and the checkpoints of the log in the store or in *copy*."""
+def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[tuple[Iterable[Entry], list[str], int | None]]:
+    """Give the leaves and the checkpoints of the log in *copy*, or in the store and how many alerts are stored there.
+
+    What was written over the store's file and cannot even be read does not hold either.
+    """
+    import apsw
+
     from agent.audit import Copy
     from agent.store import Reader
 
     if copy is not None:
         with _open(copy) as lines:
             found = Copy(lines, key.name)
-        yield found.leaves(), found.checkpoints()
+        yield found.leaves(), found.checkpoints(), None
         return
-    with Reader(data) as reader:
-        notes = [note for _, _, note in reader.checkpoints()]
-        yield reader.leaves(), notes
+    try:
+        with Reader(data) as reader:
+            notes = [note for _, _, note in reader.checkpoints()]
+            leaves, stored = reader.extent()
+            yield reader.leaves(leaves), notes, stored
+    except apsw.Error as error:
+        raise TrustError(f"the store in {data} cannot be read: {error}; keep the data folder as evidence") from None
 
 
 def _verifier(key: str | None, data: Path) -> Verifier:
@@ -248,7 +258,8 @@ def _say_report(report: Report) -> None:
     say(f"  signed    {report.signed:,} by {report.checkpoints:,} checkpoints")
     if report.signed < report.leaves:
         say(f"            {report.leaves - report.signed:,} at the end are not signed yet", "yellow")
-    say(f"  members   {report.members:,} alerts")
+    pruned = f", {report.pruned:,} of them pruned on record" if report.pruned else ""
+    say(f"  members   {report.members:,} alerts{pruned}")
 
 
 def _say_proven(one: Proven, key: Verifier) -> None:

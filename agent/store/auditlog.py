@@ -5,6 +5,7 @@ Only the store's writer thread uses it. A leaf is on disk with the effect that i
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -21,11 +22,21 @@ from agent.audit.merkle import Frontier, leaf_hash
 from agent.audit.note import Checkpoint, open_checkpoint
 from agent.errors import TrustError
 from agent.model import Timestamp
+from agent.store.reader import text_of
 
 KEY = "audit.key"
 PUBLIC = "audit.pub"
 CHECKPOINT_S = 1.0
-"""Seconds between two checkpoints, at least."""
+"""Seconds between two checkpoints, at least; under steady load twice as many each time, up to `MOST_CHECKPOINT_S`."""
+MOST_CHECKPOINT_S = 60.0
+_LEAVE_OFF = """
+    UPDATE audit_sink SET
+        leaf = coalesce((SELECT min(leaf) FROM outbox WHERE sink = ?1 AND alert IS NULL AND refused IS NULL), ?2),
+        checkpoint = coalesce(
+            (SELECT min(checkpoint) FROM outbox WHERE sink = ?1 AND alert IS NULL AND refused IS NULL), ?3
+        )
+    WHERE id = ?1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,8 @@ class AuditLog:
         begun = connection.execute("SELECT EXISTS (SELECT 1 FROM leaf)").get
         self._signer = _take_key(folder, begun=bool(begun))
         self.mark = _resume(connection, self._signer)
-        self._due = time.monotonic()
+        self._due, self._last = time.monotonic(), -math.inf
+        self._pause = CHECKPOINT_S
         if (signed := self.mark.signed) < self.size:
             # A crash leaves such, and so does who removes a checkpoint to edit behind it: it is signed, and said to be.
             found = {"first": signed, "last": self.size - 1}
@@ -86,17 +98,21 @@ class AuditLog:
         return number
 
     def copy_to(self, connection: apsw.Connection, sinks: Sequence[str]) -> None:
-        """Let *sinks* get a copy of all there is and will be, and no others any more."""
+        """Let *sinks* get a copy of all there is and will be, and no others; one that had some goes on from there."""
         known = self.mark.sinks
         for sink in set(known).difference(sinks):
-            connection.execute("DELETE FROM audit_sink WHERE id = ?", (sink,))
+            connection.execute(_LEAVE_OFF, (sink, self.size, self.size + 1))
+            connection.execute("DELETE FROM outbox WHERE sink = ? AND alert IS NULL", (sink,))
         for sink in sorted(set(sinks).difference(known)):
-            connection.execute("INSERT INTO audit_sink VALUES (?)", (sink,))
-            # it may have had them already, before it was taken off the list: attempts = 1 says so
-            connection.execute("INSERT INTO outbox (sink, leaf, attempts) SELECT ?, number, 1 FROM leaf", (sink,))
-            connection.execute(
-                "INSERT INTO outbox (sink, checkpoint, attempts) SELECT ?, size, 1 FROM checkpoint", (sink,)
-            )
+            connection.execute("INSERT OR IGNORE INTO audit_sink VALUES (?, 0, 0)", (sink,))
+            # it may have had some already, offered and not settled: attempts = 1 says so
+            for what, number in (("leaf", "number"), ("checkpoint", "size")):
+                connection.execute(
+                    f"INSERT INTO outbox (sink, {what}, attempts) SELECT ?1, {number}, 1 FROM {what}"  # noqa: S608
+                    f" WHERE {number} >= (SELECT {what} FROM audit_sink WHERE id = ?1) ORDER BY {number}",
+                    (sink,),
+                )
+            connection.execute("UPDATE audit_sink SET leaf = NULL, checkpoint = NULL WHERE id = ?", (sink,))
         self.mark = replace(self.mark, sinks=tuple(sorted(set(sinks))))
 
     def wait(self) -> float | None:
@@ -105,9 +121,12 @@ class AuditLog:
 
     def sign(self, connection: apsw.Connection, now: Timestamp) -> None:
         """Add a checkpoint of all leaves, unless there is one."""
-        self._due = time.monotonic() + CHECKPOINT_S
         if self.size == self.mark.signed:
             return
+        before, self._last = self._last, time.monotonic()
+        busy = self._last - before < 2 * self._pause
+        self._pause = min(2 * self._pause, MOST_CHECKPOINT_S) if busy else CHECKPOINT_S
+        self._due = self._last + self._pause
         frontier = self.mark.frontier
         note = self._signer.sign(Checkpoint(self.origin, frontier.size, frontier.root).text)
         connection.execute("INSERT INTO checkpoint VALUES (?, ?, ?, ?)", (frontier.size, now, bytes(frontier), note))
@@ -119,12 +138,12 @@ class AuditLog:
 def _resume(connection: apsw.Connection, signer: Signer) -> Mark:
     """Return where the log stands, held to the last checkpoint and to the leaves behind it."""
     last = connection.execute(
-        "SELECT size, CAST(peaks AS BLOB), CAST(note AS TEXT) FROM checkpoint ORDER BY size DESC LIMIT 1"
+        "SELECT size, CAST(peaks AS BLOB), CAST(note AS BLOB) FROM checkpoint ORDER BY size DESC LIMIT 1"
     ).fetchone()
     frontier = Frontier()
     if last is not None:
         size, peaks, note = last
-        signed = open_checkpoint(note, signer.verifier)
+        signed = open_checkpoint(text_of(note), signer.verifier)
         frontier = Frontier.of(size, peaks)
         if (signed.size, signed.root) != (frontier.size, frontier.root):
             raise LogBroken(signer.name, size, f"the checkpoint of {size:,} leaves signs another root than is kept")
@@ -140,7 +159,7 @@ def _resume(connection: apsw.Connection, signer: Signer) -> Mark:
         if number != frontier.size or leaf_hash(data) != hash:
             raise LogBroken(signer.name, frontier.size, f"leaf {frontier.size:,} is missing or was edited")
         frontier = frontier.append(hash)
-    sinks = connection.execute("SELECT id FROM audit_sink ORDER BY id")
+    sinks = connection.execute("SELECT id FROM audit_sink WHERE leaf IS NULL ORDER BY id")
     return Mark(frontier, signed_size, tuple(id for (id,) in sinks))
 
 

@@ -26,8 +26,16 @@ ALERT_COLUMNS = ("number", "id", "stream", "rule_id", "title", "level", "time", 
                  "acked", "acked_by", "verdict", "note", "document")  # fmt: skip
 LEVELS = ("informational", "low", "medium", "high", "critical")
 _PAGE = 10_000
-_AS_BYTES = "CAST(bytes AS BLOB), CAST(members AS BLOB), CAST(hash AS BLOB)"
+_ALERT_PAGE = 500
+"""Alerts are read with their documents."""
+_FAR = 2**62
+_AS_BYTES = ", ".join(f"coalesce(CAST({name} AS BLOB), x'')" for name in ("bytes", "members", "hash"))
 """SQLite does not hold a tamperer to the types of columns; what he leaves there is judged as bytes."""
+_MEMBERS = """
+    SELECT number, CAST(leaf AS INTEGER), CAST(id AS BLOB), CAST(revision AS BLOB),
+           coalesce(CAST(document AS BLOB), x'')
+    FROM alert WHERE number > ?1 AND (?2 IS NULL OR id = ?2) ORDER BY number LIMIT ?3
+"""
 
 
 class Reader:
@@ -75,9 +83,11 @@ class Reader:
 
     def waiting(self, sink: str, cap: int, *, alerts_only: bool = False) -> int:
         """Return how many documents wait for *sink*, counting no further than *cap*."""
-        which = " AND alert IS NOT NULL" if alerts_only else ""
-        sql = f"SELECT count(*) FROM (SELECT 1 FROM outbox WHERE sink = ? AND refused IS NULL{which} LIMIT ?)"  # noqa: S608
-        return int(self.rows(sql, sink, cap)[0][0])
+        number = 0
+        for which in ("NOT NULL",) if alerts_only else ("NOT NULL", "NULL"):
+            sql = f"SELECT 1 FROM outbox WHERE sink = ? AND refused IS NULL AND alert IS {which} LIMIT ?"  # noqa: S608
+            number += int(self.rows(f"SELECT count(*) FROM ({sql})", sink, cap - number)[0][0])  # noqa: S608
+        return number
 
     def alerts(
         self, *, id: str | None = None, rule: str | None = None, min_level: str | None = None,
@@ -113,24 +123,33 @@ class Reader:
             letter["key"] = orjson.loads(letter["key"])
             yield letter
 
-    def leaves(self) -> Iterator[Entry]:
+    def extent(self) -> tuple[int, int]:
+        """Return how many leaves there are and how many alerts are stored, at one moment."""
+        sql = "SELECT (SELECT coalesce(max(number) + 1, 0) FROM leaf), (SELECT count(*) FROM alert)"
+        leaves, alerts = self.rows(sql)[0]
+        return leaves, alerts
+
+    def leaves(self, before: int | None = None) -> Iterator[Entry]:
         """Yield the audit log from the first leaf on; a page at a time, so that a writer is not held up."""
-        sql = f"SELECT number, {_AS_BYTES} FROM leaf WHERE number > ? ORDER BY number LIMIT ?"  # noqa: S608
-        rows = self.rows(sql, -1, _PAGE)
+        sql = f"SELECT number, {_AS_BYTES} FROM leaf WHERE number > ? AND number < ? ORDER BY number LIMIT ?"  # noqa: S608
+        end = _FAR if before is None else before
+        rows = self.rows(sql, -1, end, _PAGE)
         while rows:
             for number, data, members, hash in rows:
                 yield Entry(number, data, members_of(members), hash)
-            rows = self.rows(sql, rows[-1][0], _PAGE)
+            rows = self.rows(sql, rows[-1][0], end, _PAGE)
 
     def checkpoints(self) -> list[tuple[int, int, str]]:
         """Return size, time and note of all that was signed; asked before `leaves`, those hold all of it."""
-        return self.rows("SELECT size, time, CAST(note AS TEXT) FROM checkpoint ORDER BY size")
+        rows = self.rows("SELECT size, CAST(time AS INTEGER), CAST(note AS BLOB) FROM checkpoint ORDER BY size")
+        return [(size, time or 0, text_of(note)) for size, time, note in rows]
 
     def recorded(self, *, action: str | None = None, since: int | None = None, limit: int = 100) -> list[Leaf]:
         """Return the newest leaves, oldest first."""
         sql = """
-            SELECT bytes FROM leaf
-            WHERE (?1 IS NULL OR CAST(bytes AS TEXT) ->> 'action' = ?1)
+            SELECT coalesce(CAST(bytes AS BLOB), x'') FROM leaf
+            WHERE NOT json_valid(CAST(bytes AS TEXT))
+               OR (?1 IS NULL OR CAST(bytes AS TEXT) ->> 'action' = ?1)
               AND (?2 IS NULL OR CAST(bytes AS TEXT) ->> 'time' >= ?2)
             ORDER BY number DESC LIMIT ?3
         """
@@ -146,11 +165,20 @@ class Reader:
         return members_of(rows[0][0]) if rows else ()
 
     def alert_members(self, id: str | None = None) -> Iterator[tuple[int, bytes]]:
-        """Yield for stored alerts the number of their leaf and what the leaf must have as its member; *id*: of one."""
-        one = "" if id is None else "WHERE id = ?"
-        sql = f"SELECT leaf, id, revision, CAST(document AS BLOB) FROM alert {one} ORDER BY number"  # noqa: S608
-        for leaf, alert, revision, document in self._connection.execute(sql, () if id is None else (id,)):
-            yield leaf, member(alert, revision, document)
+        """Yield for stored alerts the number of their leaf and what the leaf must have as its member; *id*: of one.
+
+        A page at a time, as `leaves`.
+        """
+        rows = self.rows(_MEMBERS, -1, id, _ALERT_PAGE)
+        while rows:
+            for _, leaf, alert, revision, document in rows:
+                yield -1 if leaf is None else leaf, member(text_of(alert), text_of(revision), document)
+            rows = self.rows(_MEMBERS, rows[-1][0], id, _ALERT_PAGE)
+
+
+def text_of(data: bytes | None) -> str:
+    """Return text that was read as bytes: what is no UTF-8 becomes something that no signature fits."""
+    return (data or b"").decode("utf-8", "replace")
 
 
 def members_of(lines: bytes) -> tuple[bytes, ...]:

@@ -95,8 +95,13 @@ CREATE TABLE paused (
     leaf INTEGER NOT NULL REFERENCES leaf (number)
 ) WITHOUT ROWID;
 
--- Sinks that get a copy of every leaf and checkpoint.
-CREATE TABLE audit_sink (id TEXT PRIMARY KEY) WITHOUT ROWID;
+-- Sinks that get a copy of every leaf and checkpoint. One that does no more keeps the first leaf and the first size of a
+-- checkpoint that it has not got.
+CREATE TABLE audit_sink (
+    id TEXT PRIMARY KEY,
+    leaf INTEGER,
+    checkpoint INTEGER
+) WITHOUT ROWID;
 
 -- What waits for a sink: an alert, or the copy of a leaf or a checkpoint. A row goes when the sink has said yes; a
 -- refused one stays with its reason.
@@ -111,7 +116,8 @@ CREATE TABLE outbox (
     refused TEXT,
     CHECK ((alert IS NULL) + (leaf IS NULL) + (checkpoint IS NULL) = 2)
 );
-CREATE INDEX outbox_waiting ON outbox (sink, not_before, number) WHERE refused IS NULL;
+CREATE INDEX outbox_alerts ON outbox (sink, number, not_before) WHERE refused IS NULL AND alert IS NOT NULL;
+CREATE INDEX outbox_audit ON outbox (sink, number, not_before) WHERE refused IS NULL AND alert IS NULL;
 CREATE INDEX outbox_alert ON outbox (alert);
 
 CREATE TABLE dead_letter (

@@ -8,6 +8,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ DATABASE = "vedette.db"
 ACCOUNT_US = 3600 * SECOND
 """A stream whose batches store no alert is put on record so often."""
 _BACKOFF_CAP_S = 300.0
+_PATIENCE_S = 900.0
+"""No wait is longer, whatever the other side asks for."""
 _GROUP = 64
 
 T = TypeVar("T")
@@ -90,6 +93,8 @@ class Waiting:
     body: bytes
     attempts: int
     repeat: bool
+    read: Timestamp | None = None
+    """When the events of an alert were read."""
     dataset: Literal["alert", "audit"] = "alert"
 
 
@@ -138,7 +143,11 @@ class Store:
 
     def waiting(self, reader: Reader, sink: str, limit: int, now: Timestamp) -> list[Waiting]:
         """Return up to *limit* documents that *sink* should be offered now: alerts first, then the oldest."""
-        found = [self._waiting(*row) for row in reader.rows(_WAITING, sink, now, limit)]
+        never = now + int(_PATIENCE_S * SECOND)  # a moment that far off was not set by this clock: it was set back
+        rows = reader.rows(_ALERTS_WAIT, sink, now, never, limit)
+        if len(rows) < limit:
+            rows += reader.rows(_AUDIT_WAITS, sink, now, never, limit - len(rows))
+        found = [self._waiting(*row) for row in rows]
         self._offered.update(item.number for item in found)
         return found
 
@@ -154,7 +163,15 @@ class Store:
 
     def prune(self, now: Timestamp, *, days: int, max_bytes: int) -> int:
         """Forget delivered alerts that are older than *days* or, oldest first, beyond *max_bytes*; return how many."""
-        return self._do(lambda connection: _prune(connection, now - days * 86_400 * SECOND, max_bytes))
+
+        def work(connection: apsw.Connection) -> int:
+            gone = _prune(connection, now - days * 86_400 * SECOND, max_bytes)
+            if gone:
+                data = {"alerts": gone, "days": days, "max_bytes": max_bytes}
+                self._log.append(connection, "alerts-pruned", time=now, data=data)
+            return gone
+
+        return self._do(work)
 
     def remember(self, stream: str, changes: Changes) -> None:
         """Store *changes* to what the operators of *stream* know, without a batch."""
@@ -211,6 +228,11 @@ class Store:
     def audit_sinks(self, sinks: Sequence[str]) -> None:
         self._do(lambda connection: self._log.copy_to(connection, sinks))
 
+    @property
+    def dead_bytes(self) -> int:
+        """Bytes of the records that are kept as dead letters."""
+        return self._dead_bytes
+
     def close(self) -> None:
         """Finish what was handed over, sign it, fold the log into the file and let go of the lock; safe twice."""
         if self._thread.is_alive():
@@ -252,24 +274,24 @@ class Store:
                 future.set_exception(self._broken)
             return
         answers: list[tuple[Future[Any], Any]] = []
-        before = self._log.mark
+        before, dead_before = self._log.mark, self._dead_bytes
         try:
             connection.execute("BEGIN IMMEDIATE")
             for work, future in jobs:
-                mark = self._log.mark
+                mark, dead = self._log.mark, self._dead_bytes
                 try:
                     with connection:
                         answers.append((future, work(connection)))
-                except apsw.Error:
-                    raise
                 except Exception as error:
-                    self._log.mark = mark
+                    if isinstance(error, apsw.Error) and not isinstance(error, apsw.ConstraintError):
+                        raise
+                    self._log.mark, self._dead_bytes = mark, dead
                     future.set_exception(error)
             if last or self._log.wait() == 0:
                 self._log.sign(connection, clock())
             connection.execute("COMMIT")
         except Exception as error:
-            self._log.mark = before
+            self._log.mark, self._dead_bytes = before, dead_before
             failure = self._judge(error, connection)
             for _, future in jobs:
                 if not future.done():
@@ -287,8 +309,6 @@ class Store:
             error = second
         if isinstance(error, apsw.FullError):
             return RetryableError(f"no space left in {self.folder}: nothing was stored; free space, work goes on then")
-        if isinstance(error, apsw.ConstraintError):
-            return error
         self._broken = StoreBroken(f"store {self.folder / DATABASE}: {error}; ending, to recover at the next start")
         return self._broken
 
@@ -302,14 +322,17 @@ class Store:
         _store_changes(connection, commit.stream, commit.changes)
         stored = [(alert, _store_alert(connection, commit, alert, self._log.size)) for alert in commit.alerts]
         new = [(alert, one) for alert, one in stored if one is not None]
-        released = [(one,) for one in commit.released]
-        connection.executemany("DELETE FROM dead_letter WHERE identity = ?", released)
-        cut = sum(self._store_dead(connection, commit.stream, letter) for letter in commit.dead)
-        counts = {**commit.books.counts(), **commit.changes.counts, **commit.counts}
-        _add(connection, commit.stream, {**counts, "alerts": len(new), "dead_letters_cut": cut})
+        for identity in commit.released:
+            kept = connection.execute("DELETE FROM dead_letter WHERE identity = ? RETURNING length(raw)", (identity,))
+            self._dead_bytes -= sum(size or 0 for (size,) in kept)
+        dead = [self._store_dead(connection, commit.stream, letter) for letter in commit.dead]
+        counts = {**commit.changes.counts, **commit.counts, **commit.books.counts()}
+        levels = Counter(f"alerts.{alert.level}" for alert, _ in new)
+        levels["suppressed"] = sum(alert.revision == "fired" and one is None for alert, one in stored)
+        _add(connection, commit.stream, {**counts, **levels, "alerts": len(new), "dead_letters_cut": dead.count("cut")})
         for sink in commit.spilled:
             _add(connection, sink, {"spilled": sum(alert.deliver for alert, _ in new)})
-        if new or accounted is None or commit.as_of - accounted >= ACCOUNT_US:
+        if new or any(dead) or accounted is None or commit.as_of - accounted >= ACCOUNT_US:
             self._account(connection, commit, cursor, [one for _, one in new])
         for action, data in commit.events:
             self._log.append(connection, action, time=commit.as_of, stream=commit.stream, data=data)
@@ -339,17 +362,17 @@ class Store:
     def _waiting(self, number: int, attempts: int, *row: Any) -> Waiting:
         """Return what is to be offered for a row of the outbox, joined with what it stands for."""
         repeat = attempts > 0 or number <= self._boot or number in self._offered
-        id, revision, document, leaf, data, members, size, time, note = row
+        id, revision, document, read, leaf, data, members, size, time, note = row
         if id is not None:
-            return Waiting(number, id, revision, document, attempts, repeat)
+            return Waiting(number, id, revision, document, attempts, repeat, read)
         if leaf is not None:
             copy = of_leaf(self._log.origin, Entry(leaf, data, members_of(members)))
         else:
             copy = of_checkpoint(self._log.origin, size, time, note)
-        return Waiting(number, copy.id, None, copy.body, attempts, repeat, copy.dataset)
+        return Waiting(number, copy.id, None, copy.body, attempts, repeat, dataset=copy.dataset)
 
-    def _store_dead(self, connection: apsw.Connection, stream: str, letter: DeadLetter) -> bool:
-        """Keep *letter*, without its raw bytes where the store's cap is reached; return whether it was cut."""
+    def _store_dead(self, connection: apsw.Connection, stream: str, letter: DeadLetter) -> Literal["", "kept", "cut"]:
+        """Keep *letter*, without its raw bytes where the store's cap is reached; "" if it is known."""
         reference, raw = letter.reference, letter.raw
         cut = self._dead_bytes + len(raw) > self.dead_letter_bytes
         connection.execute(
@@ -370,21 +393,26 @@ class Store:
                 None if cut else raw,
             ),
         )
+        if not connection.changes():
+            return ""
         self._dead_bytes += 0 if cut else len(raw)
-        return cut
+        return "cut" if cut else "kept"
 
 
 _PARTS = "SELECT operator, part, sequence, block FROM state_part WHERE stream = ?"
 _DELTAS = "SELECT operator, sequence, block FROM state_delta WHERE stream = ? ORDER BY sequence"
-_WAITING = """
-    SELECT outbox.number, outbox.attempts, alert.id, alert.revision, alert.document, leaf.number, leaf.bytes,
-           leaf.members, checkpoint.size, checkpoint.time, checkpoint.note
-    FROM outbox LEFT JOIN alert ON alert.number = outbox.alert LEFT JOIN leaf ON leaf.number = outbox.leaf
-         LEFT JOIN checkpoint ON checkpoint.size = outbox.checkpoint
-    WHERE outbox.sink = ? AND outbox.refused IS NULL AND outbox.not_before <= ?
-    ORDER BY outbox.alert IS NULL, outbox.number LIMIT ?
+_ALERTS_WAIT = """
+    SELECT outbox.number, attempts, id, revision, document, created, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM outbox JOIN alert ON alert.number = outbox.alert
+    WHERE sink = ?1 AND refused IS NULL AND outbox.alert IS NOT NULL AND (not_before <= ?2 OR not_before > ?3)
+    ORDER BY outbox.number LIMIT ?4
 """
-"""Alerts first: however long the audit log is that a new sink gets, no alert waits for it."""
+_AUDIT_WAITS = """
+    SELECT outbox.number, attempts, NULL, NULL, NULL, NULL, leaf.number, bytes, members, size, time, note
+    FROM outbox LEFT JOIN leaf ON leaf.number = outbox.leaf LEFT JOIN checkpoint ON size = outbox.checkpoint
+    WHERE sink = ?1 AND refused IS NULL AND alert IS NULL AND (not_before <= ?2 OR not_before > ?3)
+    ORDER BY outbox.number LIMIT ?4
+"""
 _BOOKS = "SELECT name, value FROM counter WHERE scope = ? AND name IN ('received', 'scored', 'quarantined')"
 
 
@@ -521,7 +549,7 @@ def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> in
 def backoff(attempts: int, retry_after: float | None = None) -> float:
     """Return seconds to wait before the next try: what the other side asked for, else doubling with full jitter."""
     if retry_after is not None:
-        return retry_after
+        return min(retry_after, _PATIENCE_S)
     return random.uniform(0.1, min(_BACKOFF_CAP_S, 2.0 ** min(attempts, 16)))  # noqa: S311
 
 

@@ -64,7 +64,7 @@ def key_of(data: Path) -> str:
 
 def tamper(data: Path, *statements: str) -> None:
     connection = apsw.Connection(str(data / DATABASE))
-    for name in ("leaf_is_append_only", "leaf_is_kept", "checkpoint_is_kept"):
+    for name in ("leaf_is_append_only", "leaf_is_kept", "checkpoint_is_append_only", "checkpoint_is_kept"):
         connection.execute(f"DROP TRIGGER {name}")
     for statement in statements:
         connection.execute(statement)
@@ -110,6 +110,53 @@ def test_what_does_not_hold_is_named(audit: Shell, data: Path, statement: str, w
     assert (code, out) == (4, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+_ODD = {
+    "no UTF-8": "x'fffe'",
+    "text that is no UTF-8": "CAST(x'fffe' AS TEXT)",
+    "a number": "7",
+    "long": "zeroblob(100000)",
+}
+
+
+@pytest.mark.parametrize("value", _ODD.values(), ids=_ODD)
+@pytest.mark.parametrize(
+    "place",
+    ["leaf SET bytes", "leaf SET members", "leaf SET hash", "checkpoint SET note", "alert SET id", "alert SET revision",
+     "alert SET document", "alert SET leaf"],
+)  # fmt: skip
+def test_bytes_of_any_kind_in_any_place_are_a_log_that_does_not_hold(
+    audit: Shell, data: Path, place: str, value: str
+) -> None:
+    """Exit code 4 and one sentence, whatever a tamperer leaves there; 'show' and 'prove' do not fall over it either."""
+    table = place.split(maxsplit=1)[0]
+    order = "size" if table == "checkpoint" else "number"
+    statement = f"UPDATE OR IGNORE {place} = {value} WHERE {order} = (SELECT max({order}) FROM {table})"
+    if place == "leaf SET members":
+        statement = f"UPDATE leaf SET members = {value} WHERE length(members) > 0"
+    tamper(data, statement)
+    code, _, err = audit("verify", "-d", data)
+    assert code == 4, err
+    assert err.startswith("vedette: ")
+    assert err.count("\n") == 1
+    assert audit("show", "-d", data)[0] in (0, 4)
+    assert audit("prove", FIRST, "-d", data)[0] in (0, 4)
+
+
+def test_a_file_that_is_no_database_any_more_does_not_hold(audit: Shell, data: Path) -> None:
+    with (data / DATABASE).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 40_000)
+    code, _, err = audit("verify", "-d", data)
+    assert code == 4, err
+    assert "cannot be read" in err
+
+
+def test_a_deleted_alert_is_found(audit: Shell, data: Path) -> None:
+    tamper(data, f"DELETE FROM alert WHERE id = '{SECOND}'")
+    code, _, err = audit("verify", "-d", data)
+    assert (code, "1 alerts that the log stands for were deleted" in err) == (4, True)
 
 
 def test_a_cut_end_shows_against_what_was_kept_elsewhere(audit: Shell, data: Path, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import sha256
+from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import apsw
 import orjson
 import pytest
 
-from agent.audit import Copy, LogBroken, Report, Verifier, check_alerts, check_proof, prove, verify
+from agent.audit import Copy, LogBroken, Report, Verifier, check_alerts, check_proof, check_stored, prove, verify
 from agent.audit.leaf import decode, members_tree
 from agent.audit.merkle import Tree, leaf_hash
 from agent.audit.note import decode64
@@ -24,8 +26,10 @@ from agent.errors import ConfigError, RetryableError, TrustError
 from agent.model import DELIVERED, Alert, Outcome
 from agent.state import Changes
 from agent.store import Books, Commit, Reader, Store, StoreBroken, auditlog
+from agent.store.auditlog import AuditLog
 from agent.store.sqlite import DATABASE
 from agent.stream import drain
+from agent.telemetry.meters import Meters
 from connectors.ndjson import build
 
 NOW = 1_767_400_000_000_000
@@ -205,6 +209,56 @@ def test_leaves_cannot_be_changed_through_the_store(store: Store) -> None:
             store.do(lambda connection, statement=statement: connection.execute(statement))  # type: ignore[misc]
 
 
+def test_a_deleted_alert_is_found_and_a_pruned_one_is_on_record(store: Store) -> None:
+    """What the log stands for is stored or was forgotten on record; nothing else."""
+
+    def check() -> int:
+        with Reader(store.folder) as reader:
+            leaves, stored = reader.extent()
+            report = verify(reader.leaves(leaves), [note for _, _, note in reader.checkpoints()], key_of(store.folder))
+            check_stored(report, stored, key_of(store.folder))
+            return report.pruned
+
+    store.commit(commit(alert("a"), alert("b"), sinks=()))
+    store.commit(commit(alert("c"), sinks=(), at=NOW + HOUR))
+    assert check() == 0
+    assert store.prune(NOW + 1, days=0, max_bytes=1 << 30) == 2
+    assert check() == 2
+    assert actions(store.folder).count("alerts-pruned") == 1
+    assert store.prune(NOW + 1, days=0, max_bytes=1 << 30) == 0
+    assert actions(store.folder).count("alerts-pruned") == 1, "nothing was forgotten"
+    store.do(lambda connection: connection.execute("DELETE FROM alert WHERE id = 'c'"))
+    with pytest.raises(LogBroken, match="1 alerts that the log stands for were deleted"):
+        check()
+
+
+def test_one_job_that_breaks_a_rule_of_the_store_fails_alone(store: Store) -> None:
+    """Whoever was grouped with it has its effect."""
+    blocked = threading.Event()
+    futures = []
+    with ThreadPoolExecutor(3) as pool:
+        futures.append(pool.submit(store.do, lambda _: blocked.wait(10)))
+        time.sleep(0.05)  # the two that follow wait for it and so are one group
+        broken = pool.submit(store.do, lambda connection: connection.execute("INSERT INTO paused VALUES ('x', 999)"))
+        fine = pool.submit(store.commit, commit(alert("a")))
+        time.sleep(0.05)
+        blocked.set()
+        assert fine.result(10) == 1
+        with pytest.raises(apsw.ConstraintError):
+            broken.result(10)
+    assert report_of(store.folder).members == 1
+
+
+def test_what_waits_for_a_moment_that_a_clock_set_back_has_put_off_is_offered(store: Store) -> None:
+    """An hour's step back must not hold an alert for an hour."""
+    store.commit(commit(alert("a")))
+    with Reader(store.folder) as reader:
+        (item,) = store.waiting(reader, "out", 10, NOW)
+        store.settle("out", [(item, Outcome("retryable", "busy"))], NOW)
+        assert store.waiting(reader, "out", 10, NOW) == []
+        assert len(store.waiting(reader, "out", 10, NOW - HOUR)) == 1
+
+
 def test_an_edited_or_planted_alert_is_found(store: Store) -> None:
     """The store's alerts are held to the log, whatever their own rows say."""
     store.commit(commit(alert("a"), alert("b")))
@@ -225,20 +279,46 @@ def test_everything_is_signed_soon_and_at_the_end(store: Store, monkeypatch: pyt
     monkeypatch.setattr(auditlog, "CHECKPOINT_S", 0.1)
     store.record("", "start", {}, NOW)
     assert report_of(store.folder).signed == 1
-    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 3600.0)
     store.record("", "replay", {}, NOW)
     deadline = time.monotonic() + 10
     while report_of(store.folder).signed < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert report_of(store.folder).signed == 2
+    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 3600.0)
+    time.sleep(0.5)  # quiet: the next one is signed at once again, and the one after it when it is due
     store.record("", "replay", {}, NOW)
-    assert report_of(store.folder).signed == 2
-    store.checkpoint()
     assert report_of(store.folder).signed == 3
+    store.record("", "replay", {}, NOW)
+    assert report_of(store.folder).signed == 3
+    store.checkpoint()
+    assert report_of(store.folder).signed == 4
     store.record("", "stop", {}, NOW)
     store.close()
     report = report_of(store.folder)
-    assert (report.leaves, report.signed, report.checkpoints) == (4, 4, 4)
+    assert (report.leaves, report.signed, report.checkpoints) == (5, 5, 5)
+
+
+def test_under_steady_load_checkpoints_become_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leaf every tenth of a second for ten minutes: in the end a checkpoint a minute; after a rest at once again."""
+    now = [0.0]
+    monkeypatch.setattr(auditlog, "CHECKPOINT_S", 1.0)
+    monkeypatch.setattr(auditlog, "time", SimpleNamespace(monotonic=lambda: now[0], time_ns=lambda: NOW * 1000))
+    connection = apsw.Connection(":memory:")
+    connection.execute(files("agent.store").joinpath("schema.sql").read_text("utf-8"))
+    log = AuditLog(connection, tmp_path)
+
+    def leaf() -> int:
+        log.append(connection, "replay", time=NOW, data={})
+        if log.wait() == 0:
+            log.sign(connection, NOW)
+        return int(connection.execute("SELECT count(*) FROM checkpoint").get)
+
+    for _ in range(6000):
+        now[0] += 0.1
+        number = leaf()
+    assert 12 <= number <= 16
+    now[0] += 200.0
+    assert [leaf(), log.size == log.mark.signed] == [number + 1, True]
 
 
 def test_the_log_goes_on_where_it_stood(store: Store, tmp_path: Path) -> None:
@@ -393,7 +473,7 @@ def drained(store: Store, path: Path, sink: str = "out") -> list[bytes]:
     target = build(sink, {"path": str(path)})
     target.open()
     with Reader(store.folder) as reader:
-        while drain(target, store, reader, limit=7, now=NOW):
+        while drain(target, store, reader, Meters(), limit=7, now=NOW):
             pass
     target.close()
     return path.read_bytes().splitlines()
@@ -440,16 +520,23 @@ def test_no_alert_waits_for_the_audit_log(store: Store) -> None:
 
 
 def test_a_sink_that_is_named_no_more_gets_no_more(store: Store, tmp_path: Path) -> None:
-    """And named again it gets what it missed, marked as perhaps a repeat."""
+    """Nothing waits for it, and named again it goes on where it stood: what it got before does not come again."""
     store.audit_sinks = ["out"]
     store.record("", "start", {}, NOW)
-    store.audit_sinks = []
-    store.record("", "replay", {}, NOW)
     assert len(drained(store, tmp_path / "copy.ndjson")) == 2
+    store.record("", "replay", {"number": 1}, NOW)  # this one waits when the sink is taken off
+    store.audit_sinks = []
+    store.record("", "replay", {"number": 2}, NOW)
+    store.checkpoint()
+    with Reader(store.folder) as reader:
+        assert reader.waiting("out", 10) == 0
     store.audit_sinks = ["out"]
     with Reader(store.folder) as reader:
         assert [item.repeat for item in store.waiting(reader, "out", 10, NOW)] == [True, True, True]
-    assert len(drained(store, tmp_path / "copy.ndjson")) == 3
+    assert len(drained(store, tmp_path / "copy.ndjson")) == 5
+    store.close()
+    copy = Copy((tmp_path / "copy.ndjson").read_bytes().splitlines(), key_of(tmp_path).name)
+    assert verify(copy.leaves(), copy.checkpoints(), key_of(tmp_path)).signed == 3
 
 
 def test_a_copy_is_settled_like_any_document(store: Store) -> None:

@@ -9,12 +9,14 @@ from typing import Any
 import apsw
 import pytest
 
+from agent.audit.leaf import decode
 from agent.control import NAME as SOCKET
 from agent.control import Control
 from agent.errors import ConfigError, RetryableError
 from agent.model import DELIVERED, Alert, DeadLetter, Outcome, Reference
 from agent.state import Changes, StoredDelta, pack
 from agent.store import Books, Commit, Reader, Store, StoreBroken
+from agent.store.sqlite import _ALERTS_WAIT, _AUDIT_WAITS
 
 NOW = 1_700_000_000_000_000
 
@@ -50,7 +52,13 @@ def test_a_commit_moves_cursor_state_alerts_and_books_together(store: Store) -> 
     assert cursor == {"at": 1}
     assert state.transaction().view("op").get("k") == [1]
     with Reader(store.folder) as reader:
-        assert reader.counters("s")["s"] == {"received": 3, "scored": 2, "filtered.own": 1, "alerts": 1}
+        assert reader.counters("s")["s"] == {
+            "received": 3,
+            "scored": 2,
+            "filtered.own": 1,
+            "alerts": 1,
+            "alerts.high": 1,
+        }
         assert [one["id"] for one in reader.alerts()] == ["a"]
 
 
@@ -147,6 +155,53 @@ def test_dead_letters_past_the_cap_keep_position_reason_and_digest(store: Store)
         assert (found[1]["raw"], found[2]["raw"]) == (b"12345678", None)
         assert (found[2]["reason"], found[2]["size"]) == ("broken", 8)
         assert reader.counters("s")["s"]["dead_letters_cut"] == 1
+
+
+def test_the_bytes_of_dead_letters_are_counted_once_and_given_back(store: Store, tmp_path: Path) -> None:
+    """A letter that comes again, one that was read after all, a commit that failed: the cap knows what is kept."""
+    store.commit(commit(dead=[letter(1, b"12345678")]))
+    store.commit(commit(dead=[letter(1, b"12345678"), letter(2, b"1")]))
+    assert store.dead_bytes == 9
+    with pytest.raises(apsw.ConstraintError):
+        store.commit(commit(dead=[letter(3, b"1")], changes=Changes(1, (StoredDelta("o", 1, b""),) * 2)))
+    assert store.dead_bytes == 9
+    store.commit(commit(released=[letter(1, b"").reference.identity]))
+    assert store.dead_bytes == 1
+    store.close()
+    again = Store(tmp_path, dead_letter_bytes=10)
+    assert again.dead_bytes == 1
+    again.close()
+    with Reader(tmp_path) as reader:
+        assert [decode(one.data).action for one in reader.leaves()].count("batch") == 2, "both that stored a letter"
+
+
+def test_the_books_move_what_a_retry_could_read(store: Store) -> None:
+    """A retry's counts are of the letters it read again; they must not stand for the books."""
+    store.commit(commit(books=Books(5, 0, {}, 5), counts={"quarantined": 5}))
+    store.commit(commit(books=Books(0, 3, {}, -3), counts={"quarantined": 2}))
+    with Reader(store.folder) as reader:
+        found = reader.counters("s")["s"]
+    assert (found["received"], found["scored"], found["quarantined"]) == (5, 3, 2)
+
+
+def test_what_came_to_an_alert_already_stored_is_counted(store: Store) -> None:
+    store.commit(commit(alerts=[alert("a"), alert("a"), alert("b")]))
+    store.commit(commit(alerts=[alert("b")]))
+    with Reader(store.folder) as reader:
+        found = reader.counters("s")["s"]
+    assert (found["alerts"], found["suppressed"]) == (2, 2)
+
+
+def test_what_waits_is_found_without_a_look_at_what_does_not(store: Store) -> None:
+    """However much of the audit log is queued, each query for the outbox goes by an index of its own."""
+
+    def plan(sql: str) -> str:
+        with Reader(store.folder) as reader:
+            return " ".join(str(row) for row in reader.rows(f"EXPLAIN QUERY PLAN {sql}", "out", 1, 2, 3))
+
+    assert "USING INDEX outbox_alerts" in plan(_ALERTS_WAIT)
+    assert "USING INDEX outbox_audit" in plan(_AUDIT_WAITS)
+    assert "TEMP B-TREE" not in plan(_ALERTS_WAIT) + plan(_AUDIT_WAITS)
 
 
 def test_retention_forgets_only_delivered_alerts(store: Store) -> None:
