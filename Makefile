@@ -4,17 +4,25 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOGS   ?=
 SERVER ?= elasticsearch:8
+MINUTES ?= 30
+PREFIX ?= /opt/vedette
+ENGINE ?= podman
+
+BUILD   := packaging/build.py
+PLACE   := $(if $(DESTDIR),--root "$(DESTDIR)") --prefix "$(PREFIX)"
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects schema lock clean
+.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects schema lock observability soak install uninstall \
+	deb rpm sbom container clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-$(VENV)/run: packaging/requirements.lock pyproject.toml
+$(VENV)/run: packaging/requirements.lock packaging/requirements-build.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Vedette needs Python 3.11 to 3.13; set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r packaging/requirements.lock
+	$(BIN)/pip install --quiet --require-hashes -r packaging/requirements.lock -r packaging/requirements-build.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -27,8 +35,9 @@ schema: $(VENV)/run ## write the JSON Schemas of vedette.yml and of recipes in p
 	$(BIN)/vedette config schema --recipe > packaging/recipe.schema.json
 
 lock: ## pin every dependency by hash (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build -o packaging/requirements.lock pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --group build --group dev -o packaging/requirements-dev.lock pyproject.toml
+	$(COMPILE) -o packaging/requirements.lock pyproject.toml
+	$(COMPILE) --group build -c packaging/requirements.lock -o packaging/requirements-build.lock
+	$(COMPILE) --group build --group dev -o packaging/requirements-dev.lock pyproject.toml
 
 demo: $(VENV)/run ## a day of made-up logs with attacks through the whole pipeline (LOGS=path: your own files)
 	@$(BIN)/vedette demo $(if $(LOGS),--logs "$(LOGS)")
@@ -59,8 +68,33 @@ kill-points: $(VENV)/dev ## strike every system call of the real process; at mos
 exactness: $(VENV)/dev ## 200,000 events, 8 writers, 20 kills: nothing missed, nothing twice (about 10 minutes; SERVER=opensearch:2)
 	$(BIN)/python -m tests.faults.exactness --server $(SERVER) --json tests/results/exactness-$(subst :,-,$(SERVER)).json
 
+soak: $(VENV)/dev ## half an hour under load and faults (MINUTES=30)
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES) --json tests/results/soak.json
+
 saved-objects: $(VENV)/run ## write packaging/elastic and packaging/opensearch anew
 	$(BIN)/python packaging/dashboards.py
+
+observability: $(VENV)/run ## write Prometheus rules, the Grafana dashboard and docs/metrics.md anew
+	$(BIN)/python packaging/observability.py
+
+install: ## into an environment of its own under /opt/vedette (as root; PYTHON=, PREFIX=, DESTDIR=)
+	$(PYTHON) $(BUILD) install $(PLACE)
+
+uninstall: ## take that away; configuration, data and the system user stay
+	$(PYTHON) $(BUILD) uninstall $(PLACE)
+
+deb: ## a package in dist that needs no network to install (needs Go and /usr/bin/python3.11)
+	/usr/bin/python3.11 $(BUILD) deb
+
+rpm: ## the same for Red Hat's kind
+	/usr/bin/python3.11 $(BUILD) rpm
+
+sbom: ## what an installation holds, in dist/sbom.cdx.json
+	$(PYTHON) $(BUILD) sbom
+
+container: ## an image vedette:VERSION (ENGINE=docker; BASE=image@sha256:… pins what it is built on)
+	$(ENGINE) build $(if $(BASE),--build-arg BASE="$(BASE)") --build-arg SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	  -f packaging/Containerfile -t vedette:$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) .
 
 clean: ## remove what make made
 	rm -rf $(VENV) .demo .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from agent.model import Batch, Cursor, Document, Finding, Kind, Outcome, Records, Reference, Timestamp
+from agent.model import Batch, Cursor, Description, Document, Finding, Kind, Outcome, Records, Reference, Timestamp
 
 
 @runtime_checkable
@@ -54,6 +54,34 @@ class Estimable(Protocol):
 
     def estimate(self) -> Mapping[str, Any]:
         """Return ``start``, ``places``, ``documents`` and ``hours`` of what a first start would read; it is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What a source has not given yet: how many records, counted or estimated, and since when the oldest of them is
+    known to be there. None: it cannot tell; without a record there is no oldest."""
+
+    events: int | None = None
+    oldest: Timestamp | None = None
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A source that can say how far it is behind."""
+
+    def lag(self) -> Lag:
+        """Return what the last fetch learnt, at once and in any thread; the upstream is not asked."""
+
+
+@runtime_checkable
+class Plantable(Protocol):
+    """A source into whose upstream a document can be put, to see it come back as an event."""
+
+    def plant(self, place: str, document: Mapping[str, Any]) -> None:
+        """Write *document* to *place* (an index), where this source reads it; the instance need not be open.
+
+        ConfigError or RetryableError if it is not written.
+        """
 
 
 @runtime_checkable
@@ -165,6 +193,14 @@ class Referring(Protocol):
 
     unpinned: str
     """Digest of that content if the options do not name it, so that no signature covers it; else empty."""
+
+
+@runtime_checkable
+class Ruled(Protocol):
+    """A detector whose findings go by rules with ids of their own; those of any other go by the detector's id."""
+
+    def rules(self) -> Sequence[Description]:
+        """Return what it says of each rule that it runs."""
 
 
 class DetectorFactory(Protocol):

@@ -13,7 +13,7 @@ import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import UTC, datetime
+from dataclasses import asdict
 from functools import partial
 from hashlib import sha256
 from typing import Any, ClassVar, TypeVar
@@ -22,28 +22,38 @@ import apsw
 import structlog
 
 from agent.access import Principal
-from agent.assemble import build_stream, provenance
+from agent.assemble import build_stream, provenance, strangers
+from agent.chores import Chores
 from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
 from agent.detect.model import ModelDetector
 from agent.errors import ConfigError, TrustError, VedetteError
+from agent.health import Health
 from agent.model import MODEL_EXPIRED, Chunk, Notice, Records, Timestamp
 from agent.pipeline import LATE, late_spans
 from agent.replay import Replay, Span
-from agent.store import Reader, Store, StoreBroken
+from agent.store import Reader, Store, StoreBroken, numbers
 from agent.store.sqlite import DATABASE, clock
 from agent.stream import Stream, process
+from agent.telemetry import notify
+from agent.telemetry.meters import Meters
+from agent.telemetry.metrics import Snapshot, render
+from agent.telemetry.summary import summary
 from agent.trust.admission import expiry
 from agent.trust.manifest import instant
 from agent.workers import Runner, Workers, answer, audit_sinks
 
 log = structlog.get_logger()
 T = TypeVar("T")
-PRUNE_EVERY_MIN = 60
+PRUNE_EVERY_S = 3600
 EXPIRY_EVERY_S = 10
+STATUS_EVERY_S = 10
+RELOAD_S = 600.0
+"""How long the main thread may be silent while it takes another configuration."""
 FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
+_NOT_READY = frozenset({"degraded", "failed"})
 _NOT_THE_END = frozenset({"dead letters"})
 """A partition without a mark: what is no fetch of the source moves no watermark."""
 _REASONS, _REASON_TEXT = 100, 300
@@ -58,8 +68,9 @@ class Service:
         "_take_store",
         "_take_configuration",
         "_start_workers",
-        "_start_chores",
         "_listen",
+        "_serve_health",
+        "_start_chores",
     )
 
     def __init__(self, bootstrap: Bootstrap, *, once: bool = False) -> None:
@@ -76,7 +87,11 @@ class Service:
         """What was last put on record about the end of a model."""
         self._raised: dict[str, str] = {}
         """The same, of alerts that are stored."""
+        self._meters = Meters()
+        self._started = clock()
+        self._chores = Chores()
         self._store: Store
+        self._health: Health
         self._workers: Workers
 
     def run(self) -> None:
@@ -138,22 +153,25 @@ class Service:
         if accepted.trust == "single-user":
             log.warning("trust: single-user - one principal signs everything; alerts are stamped so")
 
-    def _start_chores(self) -> None:
-        from apscheduler.schedulers.background import BackgroundScheduler
-
-        chores = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
-        chores.add_job(self._prune, "interval", minutes=PRUNE_EVERY_MIN)
-        chores.add_job(self._watch_expiry, "interval", seconds=EXPIRY_EVERY_S, next_run_time=datetime.now(UTC))
-        chores.start()
-        self._closing.append(chores.shutdown)
-
     def _listen(self) -> None:
         self._closing.append(Control(self._store.folder, self.answer).close)
+
+    def _serve_health(self) -> None:
+        self._health = Health(self._bootstrap.listen, troubles=self._troubles, metrics=self._metrics)
+        self._closing.append(self._health.close)
+
+    def _start_chores(self) -> None:
+        self._chores.every(PRUNE_EVERY_S, self._prune)
+        self._chores.every(EXPIRY_EVERY_S, self._watch_expiry)
+        self._chores.every(STATUS_EVERY_S, self._tell_status)
+        self._chores.start()
+        self._closing.append(self._chores.close)
+        self._health.started(self._status_line())
 
     # --- the law at work ----------------------------------------------------------------------------------------------
 
     def _built(self, accepted: Accepted, *, strict: bool) -> Workers:
-        workers = Workers(accepted, self._store, once=self._once, fail=self._fail)
+        workers = Workers(accepted, self._store, self._meters, once=self._once, fail=self._fail)
         workers.build(strict=strict)
         return workers
 
@@ -169,6 +187,7 @@ class Service:
         except BaseException:
             workers.stop()
             raise
+        self._meters.configuration("accepted")
         log.info("configuration accepted", **accepted.facts())
         self._enter(workers)
 
@@ -203,10 +222,14 @@ class Service:
         for stream, reason in workers.missing.items():
             self._store.record(stream, "stream-refused", {"reason": reason, **under}, clock())
             log.error("stream refused", stream=stream, reason=reason)
+        detectors = (one for runner in workers.runners for one in runner.stream.pipeline.detectors)
+        for rule in strangers(workers.accepted.configuration, detectors):
+            log.warning("exception for a rule that nothing here has", rule=rule)
         return workers
 
     def _refuse(self, error: Exception) -> None:
         data = {"reason": str(error), "kind": type(error).__name__}
+        self._meters.configuration("refused")
         self._store.record("", "configuration-refused", data, clock())
         log.error("configuration refused", **data)
 
@@ -222,6 +245,7 @@ class Service:
                 if self._workers.lacks_something:
                     self._restart_workers("what was missing is looked for again")
                 return {"revision": before.revision, "changed": []}
+            self._health.beat(RELOAD_S)
             accepted = accept(files, self._root, before, above=self._used(files))
             workers = self._built(accepted, strict=True)
         except Exception as error:
@@ -242,12 +266,15 @@ class Service:
 
     def _look_again(self) -> None:
         """Do what a SIGHUP asks; why it cannot be done is on record and in the log, and what runs goes on."""
+        notify.reloading()
         try:
             done = self._apply("SIGHUP")
             log.info("configuration looked at again", revision=done["revision"], changed=done["changed"])
         except Exception as error:
-            log.warning("the last good configuration goes on", revision=self._workers.accepted.revision,
-                        reason=str(error))  # fmt: skip
+            log.warning(
+                "the last good configuration goes on", revision=self._workers.accepted.revision, reason=str(error)
+            )
+        notify.ready(self._status_line())
 
     def _used(self, files: Files) -> int:
         """Return the newest number that was accepted for anything but *files*, though it may never have run."""
@@ -294,6 +321,8 @@ class Service:
         """Until a signal, a fatal error, or with *once* the end of the work."""
         with Reader(self._store.folder) as reader:
             while not self._stop.wait(0.05 if self._once else 0.2):
+                self._health.beat()
+                self._chores.look()
                 if self._reload.is_set():
                     self._reload.clear()
                     self._look_again()
@@ -302,6 +331,7 @@ class Service:
                 if self._once and self._workers.is_done(reader):
                     break
         self._stop.set()
+        notify.stopping()
         while not self._tasks.empty():
             self._tasks.get()[1].set_exception(VedetteError("the daemon is stopping"))
         self._workers.stop_reading()
@@ -364,6 +394,42 @@ class Service:
         process(stream, self._store, records, sinks=runner.config.sinks)
         return True
 
+    # --- how it is ----------------------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> Snapshot:
+        now = clock()
+        return Snapshot(now, self._started, self._workers.accepted.revision, self._store.dead_bytes,
+                        *self._workers.states(now))  # fmt: skip
+
+    def _metrics(self) -> bytes:
+        snapshot = self._snapshot()
+        return render(snapshot, numbers.read(self._store.folder, [one.id for one in snapshot.sinks]), self._meters)
+
+    def _troubles(self) -> list[str]:
+        """Why a load balancer or a person should not take it for ready: streams and sinks that do not work."""
+        snapshot = self._snapshot()
+        troubles = [f"stream {one.id}: {one.reason}" for one in snapshot.streams if one.status in _NOT_READY]
+        return troubles + [f"sink {one.id}: {one.reason}" for one in snapshot.sinks if not one.up]
+
+    def _status_line(self) -> str:
+        """Return what `systemctl status` shows."""
+        snapshot = self._snapshot()
+        counted = numbers.read(self._store.folder, [one.id for one in snapshot.sinks])
+        return summary(snapshot, counted)
+
+    def _report(self) -> dict[str, Any]:
+        """Return how everything is and what has been counted, for people and machines that ask."""
+        snapshot = self._snapshot()
+        counted = numbers.read(self._store.folder, [one.id for one in snapshot.sinks])
+        return {"summary": summary(snapshot, counted), **asdict(snapshot), "waiting": counted.waiting,
+                "counts": counted.counters}  # fmt: skip
+
+    def _tell_status(self) -> None:
+        try:
+            notify.status(self._status_line())
+        except (VedetteError, apsw.Error) as error:
+            log.warning("status cannot be told", reason=str(error))
+
     # --- commands -----------------------------------------------------------------------------------------------------
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,22 +442,21 @@ class Service:
             raise
 
     def _do(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        workers, by = self._workers, str(request.get("by", ""))
-        match request.get("do"):
-            case "ack":
-                return acknowledge(self._store, request)
-            case "retry":
-                done = (workers.on_stream(one, partial(self._retry, one, by)) for one in workers.runners)
-                return {"retried": sum(done)}
-            case "replay":
-                return self._replay(request)
-            case "apply":
-                return self._in_main(partial(self._apply, by))
-            case "pause" | "resume" as what:
-                return self._pause_stream(str(request.get("stream")), by, paused=what == "pause")
-            case "status":
-                return workers.status()
-        raise VedetteError(f"unknown request {request.get('do')!r}")
+        by = str(request.get("by", ""))
+        commands: Mapping[str, Callable[[], dict[str, Any]]] = {
+            "ack": lambda: acknowledge(self._store, request),
+            "apply": lambda: self._in_main(partial(self._apply, by)),
+            "pause": lambda: self._pause_stream(str(request.get("stream")), by, paused=True),
+            "replay": lambda: self._replay(request),
+            "report": self._report,
+            "resume": lambda: self._pause_stream(str(request.get("stream")), by, paused=False),
+            "retry": lambda: self._retry_all(by),
+            "status": lambda: {**self._workers.status()},
+        }
+        command = commands.get(str(request.get("do")))
+        if command is None:
+            raise VedetteError(f"unknown request {request.get('do')!r}")
+        return command()
 
     def _replay(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Begin the replay that *request* describes, unless one runs; say how far it is."""
@@ -425,6 +490,11 @@ class Service:
 
         self._workers.on_stream(runner, work)
         return {"stream": stream, **runner.status}
+
+    def _retry_all(self, by: str) -> dict[str, Any]:
+        workers = self._workers
+        done = (workers.on_stream(one, partial(self._retry, one, by)) for one in workers.runners)
+        return {"retried": sum(done)}
 
     def _retry(self, runner: Runner, by: str) -> int:
         with Reader(self._store.folder) as reader:

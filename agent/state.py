@@ -148,7 +148,7 @@ class State:
 
     def keys(self) -> dict[str, int]:
         """Return the number of keys of each operator."""
-        return {name: sum(map(len, operator.parts)) for name, operator in self._operators.items()}
+        return {name: sum(map(len, operator.parts)) for name, operator in list(self._operators.items())}
 
 
 @dataclass

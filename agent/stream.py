@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Any
 
 from agent.alerting import Judge
 from agent.alerting.judge import OPERATOR, document_id
-from agent.model import MODEL_EXPIRED, Cursor, Document, Notice, Records, Timestamp
+from agent.model import MODEL_EXPIRED, SECOND, Cursor, Document, Notice, Records, Timestamp
 from agent.pipeline import Pipeline
 from agent.ports import Sink, Source
 from agent.state import State
 from agent.store import Books, Commit, Reader, Store
+from agent.telemetry.meters import Meters
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Stream:
     cursor: Cursor | None
     state: State
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    meters: Meters = field(default_factory=Meters)
 
 
 def run_cycle(
@@ -39,7 +42,11 @@ def run_cycle(
     Until `commit`, a crash or a RetryableError leaves cursor, state and outbox as they were, so the next cycle repeats
     the work; alert ids derive from what was found, so a repeat adds nothing.
     """
+    begin = perf_counter()
     records = stream.source.fetch(stream.cursor, limit)
+    if len(records):
+        stream.meters.stage(stream.id, "fetch", perf_counter() - begin)
+        stream.meters.batch(stream.id, len(records))
     process(stream, store, records, sinks=sinks, spilled=spilled)
     stream.cursor = records.cursor
     stream.source.ack(records.cursor)
@@ -56,6 +63,7 @@ def process(
     released: Sequence[str] = (),
 ) -> int:
     """Evaluate *records* and commit all that follows from them at once; return how many alerts are new."""
+    begin = perf_counter()
     transaction = stream.state.transaction()
     found = stream.pipeline.evaluate(records, transaction)
     counted = transaction.view(OPERATOR)
@@ -83,12 +91,16 @@ def process(
     said = records.chunks or records.notices or records.counts or alerts or commit.changes.deltas
     if not said and records.cursor == stream.cursor:
         return 0
+    evaluated = perf_counter()
     new = store.commit(commit)
     transaction.apply()
+    if len(records):
+        stream.meters.stage(stream.id, "evaluate", evaluated - begin)
+        stream.meters.stage(stream.id, "commit", perf_counter() - evaluated)
     return new
 
 
-def drain(sink: Sink, store: Store, reader: Reader, *, limit: int, now: Timestamp) -> int:
+def drain(sink: Sink, store: Store, reader: Reader, meters: Meters, *, limit: int, now: Timestamp) -> int:
     """Offer waiting documents to *sink*; settle each by its own outcome; return how many were offered."""
     waiting = store.waiting(reader, sink.id, limit, now)
     if waiting:
@@ -98,7 +110,13 @@ def drain(sink: Sink, store: Store, reader: Reader, *, limit: int, now: Timestam
             )
             for item in waiting
         ]
-        store.settle(sink.id, zip(waiting, sink.write(documents), strict=True), now)
+        begin = perf_counter()
+        answers = list(zip(waiting, sink.write(documents), strict=True))
+        taken = perf_counter() - begin
+        store.settle(sink.id, answers, now)
+        for item, outcome in answers:
+            if outcome.state == "delivered" and item.read:
+                meters.delivered(sink.id, max(0, now - item.read) / SECOND + taken)
     return len(waiting)
 
 

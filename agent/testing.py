@@ -41,7 +41,7 @@ from agent.model import (
     Reference,
     Timestamp,
 )
-from agent.ports import Sink, Source
+from agent.ports import Lag, Measured, Sink, Source
 
 Raw: TypeAlias = bytes | Mapping[str, Any]
 
@@ -65,6 +65,7 @@ class MemorySource:
         self.acknowledged: list[Cursor] = []
         self.fields: frozenset[str] | None = None
         self._clock = clock or (lambda: time.time_ns() // 1000)
+        self._lag = Lag()
 
     def append(self, *records: Raw, partition: str = "main") -> None:
         self.upstream.setdefault(partition, []).extend(records)
@@ -88,8 +89,12 @@ class MemorySource:
                 chunks.append(Chunk(partition, f"memory:{partition}", self.format, keys, raw))
                 position[partition] = start + len(raw)
                 limit -= len(raw)
-        unread = (name for name, records in self.upstream.items() if position.get(name, 0) < len(records))
+        unread = {name: left for name, held in self.upstream.items() if (left := len(held) - position.get(name, 0)) > 0}
+        self._lag = Lag(sum(unread.values()))
         return Records(self.id, tuple(chunks), position, self._clock(), frozenset(unread))
+
+    def lag(self) -> Lag:
+        return self._lag
 
     def full(self, references: Sequence[Reference]) -> Mapping[Reference, Raw]:
         return {
@@ -102,7 +107,7 @@ class MemorySource:
         self.acknowledged.append(cursor)
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._lag = Lag()
 
 
 Answer: TypeAlias = Outcome | Callable[[Document], Outcome]
@@ -443,6 +448,23 @@ def unread_partitions_are_named(harness: SourceHarness) -> None:
         assert fetch(source, None, 3).unread, "seven records wait, and no partition is said to hold any"
 
 
+def lag_says_what_the_last_fetch_left(harness: SourceHarness) -> None:
+    """A source that says how far it is behind: unknown before a fetch, something while it holds more, then nothing."""
+    harness.grow(20, NOON)
+    with opened(harness.source()) as source:
+        if not isinstance(source, Measured):
+            return
+        assert source.lag() == Lag(), "nothing was fetched, and a lag is known"
+        records = fetch(source, None, 5)
+        behind = source.lag()
+        assert behind.events is None or behind.events > 0, "fifteen records wait, and nothing is said to lag"
+        assert behind.oldest is None or behind.oldest <= records.as_of
+        assert source.lag() is behind, "the lag has changed without a fetch"
+        drain(source, records.cursor)
+        assert source.lag() == Lag(0), "all was read, and something is said to lag"
+    assert source.lag() == Lag(), "a closed source knows no lag"
+
+
 def records_are_well_formed(harness: SourceHarness) -> None:
     harness.grow(10, NOON)
     with opened(harness.source()) as source:
@@ -570,6 +592,7 @@ SOURCE_CHECKS: tuple[Callable[[SourceHarness], None], ...] = (
     cursor_survives_json_and_restart,
     an_empty_fetch_says_when,
     unread_partitions_are_named,
+    lag_says_what_the_last_fetch_left,
     records_are_well_formed,
     whole_records_can_be_read_again,
     close_is_always_safe,

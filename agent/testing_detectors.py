@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.alerting.document import ALWAYS
 from agent.model import (
     NO_TIME,
     SECOND,
@@ -276,7 +277,7 @@ def check_finds_and_explains(detector: Detector, events: Sequence[Event], *, con
         assert finding.explanation.sentence.strip(), "a finding says why"
         assert finding.score is None or 0 <= finding.score <= 1
         assert finding.explanation.maturity is None or 0 <= finding.explanation.maturity <= 1
-        assert finding.window is None or finding.window[0] < finding.window[1]
+        assert finding.window in (None, ALWAYS) or finding.window[0] < finding.window[1]
 
 
 def check_inputs_untouched(detector: Detector, events: Sequence[Event], *, constants: Sequence[str] = ()) -> None:

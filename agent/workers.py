@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 
@@ -21,10 +21,14 @@ from agent.assemble import Refusal, build_sink, build_stream
 from agent.config import Accepted, StreamConfig
 from agent.detect.model import ModelDetector
 from agent.errors import ConfigError, RetryableError, TrustError, VedetteError
-from agent.ports import Sink, Source
+from agent.model import SECOND, Timestamp
+from agent.ports import Measured, Sink, Source
 from agent.store import Reader, Store, StoreBroken
 from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, drain, run_cycle
+from agent.telemetry.meters import Meters
+from agent.telemetry.metrics import DetectorState, ModelState, SinkState, StreamState
+from agent.trust.manifest import instant
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -46,6 +50,8 @@ class Runner:
     stream: Stream
     config: StreamConfig
     refused: Sequence[Refusal] = ()
+    detectors: Sequence[DetectorState] = ()
+    """Those made of rules, as far as they could be made."""
     expired: Sequence[str] = ()
     """Models that have expired while they ran."""
     tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
@@ -66,6 +72,19 @@ class Runner:
         if self.paused:
             return {"status": "paused", "reason": "; ".join([self.paused, *reasons])}
         return {"status": "degraded" if reasons else "ok", "reason": "; ".join(reasons)}
+
+    def state(self, now: Timestamp) -> StreamState:
+        """Return how it is, as metrics and people see it."""
+        stream, status = self.stream, self.status
+        return StreamState(
+            stream.id,
+            stream.source.id,
+            cast(Any, status["status"]),
+            status["reason"],
+            *_lag(stream.source, now),
+            stream.state.keys(),
+            self.detectors,
+        )
 
     def open(self) -> None:
         """Open the source, once; RetryableError while its upstream cannot be reached."""
@@ -103,8 +122,11 @@ class Runner:
 class Workers:
     """Everything that works under *accepted*. *fail* is called, once, with what must end the process."""
 
-    def __init__(self, accepted: Accepted, store: Store, *, once: bool, fail: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, accepted: Accepted, store: Store, meters: Meters, *, once: bool, fail: Callable[[BaseException], None]
+    ) -> None:
         self.accepted = accepted
+        self._meters = meters
         self.runners: list[Runner] = []
         self.missing: dict[str, str] = {}
         """Streams that could not be made, and why."""
@@ -118,6 +140,8 @@ class Workers:
         self._wake = threading.Event()
         self._sinks: dict[str, Sink] = {}
         self._open_sinks: set[str] = set()
+        self._sink_trouble: dict[str, str] = {}
+        """Why a sink did not take what it was offered last; empty if it did."""
         self._readers: list[threading.Thread] = []
         self._writers: list[threading.Thread] = []
 
@@ -136,7 +160,8 @@ class Workers:
                 if strict or len(self.missing) == len(configuration.streams):
                     raise
                 continue
-            self.runners.append(Runner(built.stream, section, built.refused))
+            built.stream.meters = self._meters
+            self.runners.append(Runner(built.stream, section, built.refused, _made_of_rules(built.stream)))
         used = {name for one in configuration.streams.values() for name in one.sinks} | set(audit_sinks(self.accepted))
         for name in sorted(used):
             self._sinks[name] = build_sink(configuration, locator, name)
@@ -157,6 +182,7 @@ class Workers:
             except Exception as error:
                 if strict and not isinstance(error, RetryableError | OSError):
                     raise
+                self._sink_trouble[sink.id] = str(error)
                 log.warning("sink waits", sink=sink.id, reason=str(error))
 
     def begin(self) -> None:
@@ -229,6 +255,30 @@ class Workers:
         """Return how each stream is."""
         missing = {id: {"status": "failed", "reason": reason} for id, reason in self.missing.items()}
         return missing | {one.stream.id: one.status for one in self.runners}
+
+    def states(self, now: Timestamp) -> tuple[list[StreamState], list[SinkState], list[ModelState]]:
+        """Return how everything is at *now*."""
+        configuration = self.accepted.configuration
+        streams = [
+            StreamState(id, configuration.streams[id].source, "failed", reason) for id, reason in self.missing.items()
+        ]
+        streams += [one.state(now) for one in self.runners]
+        sinks = [self._sink_state(one) for one in self._sinks.values()]
+        models: list[ModelState] = []
+        for runner in self.runners:
+            stream = runner.stream.id
+            for model in runner.models:
+                section = configuration.models[model.id]
+                end = instant(model.manifest.not_after)
+                models.append(ModelState(model.id, stream, section.state, section.budget, end))
+            for refusal in runner.refused:
+                budget = configuration.models[refusal.model].budget
+                models.append(ModelState(refusal.model, stream, "refused", budget))
+        return streams, sinks, models
+
+    def _sink_state(self, sink: Sink) -> SinkState:
+        why = self._sink_trouble.get(sink.id, "")
+        return SinkState(sink.id, not why, why, dict(tuple(getattr(sink, "counts", {}).items())))
 
     # --- the threads --------------------------------------------------------------------------------------------------
 
@@ -306,12 +356,13 @@ class Workers:
                 self._wake.clear()
                 try:
                     self._open(sink)
-                    offered = drain(sink, self._store, reader, limit=DRAIN_LIMIT, now=clock())
-                    failures = 0
+                    offered = drain(sink, self._store, reader, self._meters, limit=DRAIN_LIMIT, now=clock())
+                    failures, self._sink_trouble[sink.id] = 0, ""
                 except StoreBroken:
                     raise
                 except Exception as error:  # whatever a sink does, streams and other sinks go on
                     failures += 1
+                    self._sink_trouble[sink.id] = str(error)
                     if self._once and failures >= ONCE_PATIENCE:
                         raise
                     if isinstance(error, VedetteError | OSError):
@@ -322,6 +373,24 @@ class Workers:
                     continue
                 if not offered:
                     self._wake.wait(IDLE_S)
+
+
+def _lag(source: Source, now: Timestamp) -> tuple[int | None, float | None]:
+    """Return how many records the source says are unread, and how many seconds the oldest has waited."""
+    if not isinstance(source, Measured):
+        return None, None
+    lag = source.lag()
+    since = 0.0 if lag.events == 0 else None if lag.oldest is None else max(0, now - lag.oldest) / SECOND
+    return lag.events, since
+
+
+def _made_of_rules(stream: Stream) -> list[DetectorState]:
+    plans = stream.pipeline.plan()["detectors"]
+    return [
+        DetectorState(name, plan["rules"], len(plan.get("refused", ())))
+        for name, plan in plans.items()
+        if "rules" in plan
+    ]
 
 
 def _join(threads: list[threading.Thread]) -> None:

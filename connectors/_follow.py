@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 
 from agent.errors import RecordError
 from agent.model import SECOND, Chunk, Cursor, Records, Timestamp, digest
+from agent.ports import Lag
+from connectors._backlog import Backlog
 from connectors._containers import Bounds, kind, members, open_regular, plain, text
 from connectors._opened import (
     ARCHIVES,
@@ -89,6 +91,11 @@ class Tracked:
         return not self.gone and not self.mark.done and self.quiet != (*self.look, self.final)
 
     @property
+    def read(self) -> int:
+        """Return how many bytes on the disk of a waiting file were read; of what is packed or EVTX none."""
+        return self.mark.offset if self.length and not self.at.endswith(".gz") else 0
+
+    @property
     def is_live_evtx(self) -> bool:
         return self.format == "evtx" and not self.length
 
@@ -119,6 +126,7 @@ class FollowedFiles(FileReader):
         self._looked = 0
         self._stale = True
         self._first = False
+        self._backlogs: dict[str, Backlog] = {}
 
     def fetch(self, after: Cursor | None, limit: int) -> Records:
         as_of = self._clock()
@@ -133,6 +141,7 @@ class FollowedFiles(FileReader):
         self._stale = self._stale or (limit > 0 and room > 0)
         begun = (tracked for tracked in self._tracked.values() if tracked.mark != Mark())
         self._cursor = {"files": {tracked.partition: tracked.row() for tracked in begun}}
+        self._look_back(chunks, as_of)
         return Records(self.id, tuple(chunks), self._cursor, as_of, self._unread())
 
     def ack(self, cursor: Cursor) -> None:
@@ -144,7 +153,7 @@ class FollowedFiles(FileReader):
         for partition in list(self._open):
             self._shut(partition)
         self._tracked.clear()
-        self._cursor = None
+        self._cursor, self._lag = None, Lag()
 
     def _load(self, after: Cursor | None) -> None:
         """Stand where *after* says. Open files stay open: some may have no name any more."""
@@ -163,6 +172,17 @@ class FollowedFiles(FileReader):
     def _unread(self) -> frozenset[str]:
         waiting = (tracked.partition for tracked in self._tracked.values() if tracked.waiting)
         return frozenset(self._open[name].partition if name in self._open else name for name in waiting)
+
+    def _look_back(self, chunks: Sequence[Chunk], as_of: Timestamp) -> None:
+        """Learn what this fetch has left unread, and since when it has been there."""
+        waiting = {name: tracked for name, tracked in self._tracked.items() if tracked.waiting}
+        self._backlogs = {name: self._backlogs.get(name) or Backlog() for name in waiting}
+        unread, since = 0, []
+        for name, tracked in waiting.items():
+            self._backlogs[name].look(tracked.look[0], as_of)
+            unread += max(0, tracked.look[0] - tracked.read)
+            since.append(self._backlogs[name].since(tracked.read))
+        self._measure(chunks, unread, min((one for one in since if one is not None), default=None))
 
     def _shut(self, partition: str) -> None:
         if file := self._open.pop(partition, None):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.errors import ConfigError, RecordError
 from agent.model import Chunk, Cursor, Reference, Timestamp, digest
+from agent.ports import Lag
 from connectors._containers import BLOCK, Bounds, Member, Stream, kind, members, plain, text
 from connectors._readers import (
     EVTX,
@@ -225,6 +226,12 @@ class OpenFile:
             return self._reader is not None and self._reader.more()
         except RecordError:
             return True
+
+    def unread(self) -> int:
+        """Return how many bytes on the disk were not read; all of what is packed or EVTX before its end."""
+        size = 0 if self.mark.done else os.fstat(self.descriptor).st_size
+        whole = self._kind != "plain" or self.format == "evtx"
+        return size if whole else max(0, size - self.mark.offset)
 
     def close(self) -> None:
         self._drop_reader()
@@ -453,6 +460,8 @@ class FileReader:
         self._clock = clock
         self._named = set(map(os.path.abspath, options.paths))
         self._cursor: Cursor | None = None
+        self._lag = Lag()
+        self._given = self._given_bytes = 0
 
     def open(self, fields: frozenset[str]) -> None:  # noqa: ARG002 - a file gives whole records
         """ConfigError if nothing that was named can be read."""
@@ -472,6 +481,24 @@ class FileReader:
         found = {**self.skipped, **self.problems}
         more = self.skipped.count + self.problems.count - len(found)
         return {**found, "(elsewhere)": f"{more} more"} if more > 0 else found
+
+    def lag(self) -> Lag:
+        """Estimate the records that the files hold unread: their bytes by the mean size of the records given so far.
+
+        Bytes are those on the disk; what is packed or EVTX counts whole until its end.
+        """
+        return self._lag
+
+    def _measure(self, chunks: Sequence[Chunk], unread: int, oldest: Timestamp | None) -> None:
+        """Take in what a fetch gave, and the bytes that are left."""
+        self._given += sum(len(chunk.raw) for chunk in chunks)
+        self._given_bytes += sum(len(raw) + 1 for chunk in chunks for raw in chunk.raw)
+        if not unread:
+            self._lag = Lag(0)
+        elif self._given:
+            self._lag = Lag(max(1, unread * self._given // self._given_bytes), oldest)
+        else:
+            self._lag = Lag(None, oldest)
 
     def close(self) -> None:
         raise NotImplementedError

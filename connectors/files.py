@@ -18,10 +18,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from agent.model import Chunk, Cursor, Records, Timestamp
-from agent.ports import Connector, Source
+from agent.ports import Connector, Lag, Source
 from connectors._containers import kind, open_regular
 from connectors._follow import FollowedFiles
 from connectors._opened import (
@@ -55,6 +57,8 @@ class FilesSource(FileReader):
     def __init__(self, id: str, options: Options, clock: Callable[[], Timestamp]) -> None:
         super().__init__(id, options, clock)
         self._paths: list[str] = []
+        self._left: list[int] = []
+        """Bytes on the disk of each path and all behind it, as they were at `open`; 0 at the end."""
         self._next = 0
         self._file: OpenFile | None = None
         self._place: tuple[str, int, str] = ("", 0, "")
@@ -65,6 +69,7 @@ class FilesSource(FileReader):
     def open(self, fields: frozenset[str]) -> None:
         super().open(fields)
         self._paths = find(self._options.paths, self.problems)
+        self._left = [0, *accumulate(map(_size, reversed(self._paths)))][::-1]
 
     def fetch(self, after: Cursor | None, limit: int) -> Records:
         if after is None or after != self._cursor:
@@ -81,6 +86,7 @@ class FilesSource(FileReader):
             room -= sum(map(len, chunk.raw))
         self._note_row()
         self._cursor = {"files": dict(self._rows)}
+        self._measure(chunks, self._left[self._next] + (self._file.unread() if self._file else 0), None)
         return Records(self.id, tuple(chunks), self._cursor, self._clock(), self._unread())
 
     def ack(self, cursor: Cursor) -> None:
@@ -89,7 +95,7 @@ class FilesSource(FileReader):
     def close(self) -> None:
         if self._file:
             self._file.close()
-        self._file, self._cursor = None, None
+        self._file, self._cursor, self._lag = None, None, Lag()
 
     def _restart(self, after: Cursor | None) -> None:
         self.close()
@@ -173,6 +179,13 @@ class FilesSource(FileReader):
             return file.reread(partition, keys)
         finally:
             file.close()
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
 
 
 def _now() -> Timestamp:

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from agent import plugins
-from agent.cli import alerts, audit, config, daemon, deadletter, demo, features, keys, model, run, siem
+from agent.cli import alerts, audit, canary, config, daemon, deadletter, demo, doctor, features, keys, model, run, siem
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 _CODES: tuple[tuple[type[VedetteError], int], ...] = (
@@ -34,9 +34,11 @@ app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("demo")(demo.demo)
 app.command("setup")(siem.setup)
+app.command("status")(daemon.status)
 app.command("pause")(daemon.pause)
 app.command("resume")(daemon.resume)
-app.command("doctor")(siem.doctor)
+app.command("doctor")(doctor.doctor)
+app.command("canary")(canary.canary)
 app.command("replay")(siem.replay)
 app.command("features")(features.features)
 app.add_typer(config.app, name="config")
@@ -50,7 +52,11 @@ app.add_typer(deadletter.app, name="deadletter")
 def main() -> None:
     """Entry point of the `vedette` command."""
     for entry in plugins.commands():
-        app.command(entry.name)(entry.load())
+        found = entry.load()
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=entry.name)
+        else:
+            app.command(entry.name)(found)
     try:
         app()
     except VedetteError as error:

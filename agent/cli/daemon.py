@@ -1,4 +1,4 @@
-"""Commands to the running daemon: `vedette pause`, `resume`."""
+"""Commands to the running daemon: `vedette status`, `pause`, `resume`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,53 @@ import typer
 from agent.cli.options import BOOTSTRAP, AsJson, Bootstrap
 
 Stream = Annotated[str, typer.Argument(metavar="STREAM", help="The stream, as the configuration calls it.")]
+
+
+def status(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
+    """Show how streams, sinks and models are, and what was read, found and sent. Exit code 1 if one does not work.
+
+    Example: vedette status -b bootstrap.yml
+    """
+    from agent.cli.terminal import print_json, safe, say, table
+
+    found = asked({"do": "report"}, bootstrap)
+    counts, waiting = found["counts"], found["waiting"]
+    well = [one["status"] in ("ok", "paused") for one in found["streams"]] + [one["up"] for one in found["sinks"]]
+    if as_json:
+        print_json([found])
+        raise typer.Exit(0 if all(well) else 1)
+    say(safe(found["summary"]), "bold")
+    table(
+        ("stream", "is", "events>", "alerts>", "unread>", "behind>", "why"),
+        (
+            (
+                one["id"],
+                one["status"],
+                f"{counts.get(one['id'], {}).get('received', 0):,}",
+                f"{counts.get(one['id'], {}).get('alerts', 0):,}",
+                "" if one["lag_events"] is None else f"{one['lag_events']:,}",
+                "" if one["lag_seconds"] is None else f"{one['lag_seconds']:,.0f} s",
+                one["reason"],
+            )
+            for one in found["streams"]
+        ),
+    )
+    if found["sinks"]:
+        table(
+            ("sink", "is", "delivered>", "waiting>", "refused>", "why"),
+            (
+                (
+                    one["id"],
+                    "up" if one["up"] else "down",
+                    f"{counts.get(one['id'], {}).get('delivered', 0):,}",
+                    f"{waiting[one['id']]['alerts']:,}",
+                    f"{counts.get(one['id'], {}).get('refused', 0):,}",
+                    one["reason"],
+                )
+                for one in found["sinks"]
+            ),
+        )
+    raise typer.Exit(0 if all(well) else 1)
 
 
 def pause(stream: Stream, bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:

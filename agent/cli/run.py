@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,7 @@ def run(
     """
     from agent.config import load_bootstrap
     from agent.service import Service
+    from agent.telemetry.logs import start_logging
 
     start_logging()
     service = Service(load_bootstrap(bootstrap), once=once)
@@ -45,12 +45,13 @@ def plan(
       vedette plan -c vedette.yml
       vedette plan -b bootstrap.yml
     """
-    from agent.assemble import build_pipeline, build_source, models_of
+    from agent.assemble import build_pipeline, build_source, models_of, strangers
     from agent.cli.terminal import print_json
     from agent.config import load_bootstrap, root_of
     from agent.config.load import read
     from agent.config.revision import FILE, Files, assumed
-    from agent.ports import Estimable
+    from agent.normalise.clock import to_datetime
+    from agent.ports import Detector, Estimable
     from agent.store.sqlite import clock
 
     root = []
@@ -61,6 +62,7 @@ def plan(
     configuration, locator = candidate.configuration, candidate.locator
     cache = data / "cache" if os.access(data / "cache", os.W_OK) else None
     plans: dict[str, Any] = {}
+    detectors: list[Detector] = []
     for name, stream in configuration.streams.items():
         source = build_source(configuration, locator, stream.source)
         source.open(frozenset())
@@ -75,11 +77,20 @@ def plan(
             **pipeline.plan(),
         }
         source.close()
+        detectors += pipeline.detectors
+    over = [one.rule for one in configuration.exceptions_over(to_datetime(clock()))]
+    exceptions = [
+        {**one, "over": one["rule"] in over, "runs": one["rule"] not in strangers(configuration, detectors)}
+        for one in configuration.section("exceptions")
+    ]
+    for each in plans.values():
+        each["exceptions"] = exceptions
     if as_json:
         print_json([plans])
     else:
         for name, one in plans.items():
             _print_plan(name, one)
+        _print_exceptions(exceptions)
 
 
 def _print_plan(name: str, plan: dict[str, Any]) -> None:
@@ -108,27 +119,13 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
                 say(f"    {key}: {safe(value)}")
 
 
-def start_logging() -> None:
-    """Log to standard error: readable on a terminal, JSON lines elsewhere."""
-    import structlog
+def _print_exceptions(exceptions: list[dict[str, Any]]) -> None:
+    from agent.cli.terminal import safe, say
 
-    shared: list[Any] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="@timestamp"),
-    ]
-    last: Any
-    if sys.stderr.isatty():
-        last = structlog.dev.ConsoleRenderer(timestamp_key="@timestamp")
-    else:
-        last = structlog.processors.JSONRenderer()
-        shared += [structlog.processors.format_exc_info, structlog.processors.EventRenamer("message"), _rename_level]
-    structlog.configure(
-        processors=[*shared, last],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-
-
-def _rename_level(_logger: object, _name: str, event: Any) -> Any:
-    event["log.level"] = event.pop("level")
-    return event
+    if exceptions:
+        say("exceptions: no alerts of these rules for events before the time given", "bold")
+    for one in exceptions:
+        state = "over" if one["over"] else "in force"
+        say(f"  {safe(one['rule'])} until {one['until']}, {state}: {safe(one['reason'])} ({safe(one['owner'])})")
+        if not one["runs"]:
+            say(f"    none of the detectors has a rule {safe(one['rule'])}", "yellow")

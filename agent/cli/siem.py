@@ -1,16 +1,17 @@
-"""`vedette setup`, `vedette doctor` and `vedette replay`: everything about the SIEM on the other side."""
+"""`vedette setup` and `vedette replay`: what is done at the SIEM on the other side."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.cli.doctor import show
 from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config
 from agent.control import login
 from agent.errors import ConfigError, VedetteError
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from agent.config import Accepted, SinkConfig
     from agent.ports import Check, Sink, Source
 
-_STYLES = {"changed": "cyan", "warning": "yellow", "failed": "bold red"}
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -66,49 +66,10 @@ def setup(
             continue
         for check in sink.install(fields):
             checks.append(check)
-            _show(f"sink {name}", check, as_json)
+            show(f"sink {name}", check, as_json)
         sink.close()
     if not checks:
         say("no sink needs anything installed")
-    raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
-
-
-def doctor(
-    config: Config = CONFIG,
-    bootstrap: Annotated[
-        Path | None, typer.Option("--bootstrap", "-b", help="Look at signatures, people and models too.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Look at every source and sink and say what is wrong and what to do. Exit code 1 if something does not work.
-
-    Examples:
-      vedette doctor -c vedette.yml
-      vedette doctor -b bootstrap.yml
-    """
-    from agent.assemble import build_sink, build_source
-    from agent.cli.config import examine
-    from agent.config import load, load_bootstrap
-    from agent.config.revision import FILE
-    from agent.ports import Examinable
-
-    trust: list[Check] = []
-    if bootstrap is not None:
-        config = load_bootstrap(bootstrap).configuration / FILE
-        trust = list(examine(bootstrap))
-    configuration, locator = load(config)
-    for check in trust:
-        _show("trust", check, as_json)
-    parts: list[tuple[str, Source | Sink]] = [
-        *((f"source {name}", build_source(configuration, locator, name)) for name in configuration.sources),
-        *((f"sink {name}", build_sink(configuration, locator, name)) for name in configuration.sinks),
-    ]
-    checks = trust
-    for place, part in parts:
-        for check in part.examine() if isinstance(part, Examinable) else _opened(part):
-            checks.append(check)
-            _show(place, check, as_json)
-        part.close()
     raise typer.Exit(1 if any(check.state == "failed" for check in checks) else 0)
 
 
@@ -234,30 +195,3 @@ def _as_account(section: SinkConfig, account: Mapping[str, str | None]) -> SinkC
 def _unused(taken: Mapping[str, Any], name: str, part: str, body: object) -> str:
     """Return a role name that is free, or that stands for the same privileges already."""
     return name if taken.get(name, body) == body else f"{name}-{part}"
-
-
-def _opened(part: Source | Sink) -> Iterator[Check]:
-    """Yield what opening a source or sink says that cannot look deeper."""
-    from agent.ports import Check, Source
-
-    try:
-        if isinstance(part, Source):
-            part.open(frozenset())
-        else:
-            part.open()
-        yield Check("open", "ok", "can be opened")
-    except VedetteError as error:
-        yield Check("open", "failed", str(error))
-
-
-def _show(part: str, check: Check, as_json: bool) -> None:
-    from agent.cli.terminal import print_json, safe, say
-
-    if as_json:
-        print_json(
-            [{"part": part, "check": check.name, "state": check.state, "detail": check.detail, "remedy": check.remedy}]
-        )
-        return
-    say(f"{check.state:8} {safe(part)}: {safe(check.name)}: {safe(check.detail)}", _STYLES.get(check.state, ""))
-    if check.remedy:
-        say(f"         -> {safe(check.remedy)}")

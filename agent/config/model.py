@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from agent.access import PERMISSIONS, Permission, Role
 from agent.errors import TrustError
@@ -13,6 +14,28 @@ from agent.trust import keys
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}$")]
+
+
+def _instant(value: Any) -> datetime:
+    try:
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
+        if isinstance(value, str) and (found := datetime.fromisoformat(value)).tzinfo:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"expected a time with its zone, in quotes, such as '2026-12-24T00:00:00Z', got {value!r}")
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("expected one line of plain text, without control characters")
+    return text
+
+
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+Line = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
 
 
 class _Section(BaseModel):
@@ -62,6 +85,20 @@ class AlertsConfig(_Section):
     retention_days: int = Field(default=30, ge=1)
     retention_bytes: int = Field(default=2 << 30, ge=1 << 20)
     suppress: dict[str, SuppressionConfig] = {}
+
+
+class ExceptionConfig(_Section):
+    """A rule whose findings about events before *until* are counted and raise no alert.
+
+    It goes by event time, so that a replay gives the same, and ends by itself.
+    """
+
+    rule: Line
+    """Its id: a rule's own, a detector's, or a model's."""
+    until: Instant
+    reason: Line
+    owner: Line
+    """Whom to ask."""
 
 
 class DeadLettersConfig(_Section):
@@ -135,9 +172,22 @@ class Configuration(_Section):
     streams: dict[Name, StreamConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = {}
     alerts: AlertsConfig = AlertsConfig()
+    exceptions: list[ExceptionConfig] = Field(default=[], max_length=1000)
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     audit: AuditConfig = AuditConfig()
     access: AccessConfig = AccessConfig()
+
+    @field_validator("exceptions")
+    @classmethod
+    def _once(cls, exceptions: list[ExceptionConfig]) -> list[ExceptionConfig]:
+        rules = [one.rule for one in exceptions]
+        if repeated := sorted({rule for rule in rules if rules.count(rule) > 1}):
+            raise ValueError(f"more than one for the rule {', '.join(repeated)}")
+        return exceptions
+
+    def exceptions_over(self, now: datetime) -> list[ExceptionConfig]:
+        """Return those that no event of *now* falls under."""
+        return [one for one in self.exceptions if one.until <= now]
 
     def section(self, name: str) -> Any:
         """Return one section as JSON-able data, defaults filled in."""
@@ -156,6 +206,9 @@ class Bootstrap(_Section):
     """The data folder. Paths are relative to this file's folder."""
     configuration: Path = Path()
     """The folder of `vedette.yml` and its signatures, `vedette.yml.dsse`."""
+    listen: Address | None = None
+    """Where health and metrics are served over HTTP, ``host:port``; without it nowhere. Loopback unless a network that
+    may read them is meant: there is no login."""
     trust_root: dict[Name, PrincipalConfig] = Field(min_length=1)
 
     @field_validator("trust_root")

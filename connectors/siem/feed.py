@@ -89,6 +89,10 @@ class Position:
         return [(max(first, above + 1), min(last, checkpoint)) for first, last in ranges
                 if max(first, above + 1) <= min(last, checkpoint)]  # fmt: skip
 
+    def unread(self, above: int, checkpoint: int) -> int:
+        """Return how many numbers in (*above*, *checkpoint*] were not seen yet; some may be of no document."""
+        return sum(last - first + 1 for first, last in self.wanted(above, checkpoint))
+
     def take(self, hits: Sequence[tuple[int, str]], covered: int) -> list[int]:
         """Deliver *hits* (number, id), ascending; return the places of those that were not delivered before.
 

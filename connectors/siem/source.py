@@ -20,11 +20,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import orjson
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
 from agent.errors import ConfigError, RetryableError
 from agent.model import DOCUMENT, SECOND, Chunk, Cursor, Notice, Records, Reference, Timestamp
-from agent.ports import Check
+from agent.ports import Check, Lag
+from connectors._backlog import Backlog
+from connectors._options import parse
 from connectors.siem import indices as siem
 from connectors.siem import install
 from connectors.siem.client import Access, Cluster, Denied, FlavourName, Param, segment
@@ -132,6 +134,7 @@ class _Shard:
     gap: str = ""
     last: str = ""
     """`@timestamp` of the last document read: who is furthest behind is read first."""
+    backlog: Backlog = field(default_factory=Backlog)
 
     @property
     def partition(self) -> str:
@@ -145,10 +148,24 @@ class _Shard:
         return self.sight is not None and self.sight.checkpoint > self.position.done
 
     def is_awaited(self, now: float) -> bool:
-        """Whether what was not read is still to come: it is there, or changed so lately that a refresh may show it."""
-        if self.position is None or self.round is not None or self.gap:
+        """Whether what was not read is still to come: it was not searched, or changed so lately that a refresh may
+        show it."""
+        if self.position is None or self.round is not None or self.gap or self.dirty:
             return True
         return now - self.changed_at < min(SETTLED_EVERY_S, max(5.0, 3 * self.index.identity.refresh_s))
+
+    def lag(self, now: float) -> Lag:
+        """Count what a search may still find: numbers above `done`, and holes that the running round has not come to.
+
+        Other holes were searched already. It is an estimate: some operations are deletions, or replaced by later ones.
+        """
+        if self.position is None or self.sight is None or not self.is_awaited(now):
+            return Lag(0)
+        above = self.round.above if self.round else self.position.done
+        unread = self.position.unread(above, self.sight.checkpoint)
+        if self.round and self.position.cut:
+            unread -= 1  # its number is a hole, though a document of it was given
+        return Lag(unread, self.backlog.since(self.position.done) if unread else None)
 
 
 @dataclass(slots=True)
@@ -255,6 +272,8 @@ class SiemSource:
         self._look_every = LOOK_EVERY_S
         self._share = 1
         self._pool: ThreadPoolExecutor | None = None
+        self._lag = Lag()
+        self._as_of: Timestamp = 0
 
     # --- the port -----------------------------------------------------------------------------------------------------
 
@@ -368,6 +387,22 @@ class SiemSource:
     def notes(self) -> Mapping[str, str]:
         return dict(self._notes)
 
+    def lag(self) -> Lag:
+        return self._lag
+
+    def plant(self, place: str, document: Mapping[str, Any]) -> None:
+        self.cluster.connect()
+        try:
+            there = siem.find(self.cluster, [place])
+            if not there:
+                raise ConfigError(f"source {self.id}: no index, alias or data stream {place} at {self.cluster.place}")
+            if not there.keys() & siem.find(self.cluster, self._options.indices).keys():
+                raise ConfigError(f"source {self.id} does not read {place}: expected one of its 'indices'")
+            path = f"/{segment(place)}/_doc"
+            self.cluster.request("POST", path, params={"op_type": "create"}, body=document)
+        except Denied as error:
+            raise ConfigError(f"{error}; grant this account create_doc on {place}") from None
+
     def ack(self, cursor: Cursor) -> None:
         """Nothing to do: a SIEM keeps no position for us."""
 
@@ -380,6 +415,7 @@ class SiemSource:
         self._clocked.clear()
         self.cluster.close()
         self._cursor = None
+        self._lag = Lag()
         self._indices.clear()
         self._proofs.clear()
 
@@ -387,6 +423,7 @@ class SiemSource:
 
     def _fetch(self, limit: int) -> Records:
         now, as_of = time.monotonic(), self._clock()
+        self._as_of = as_of
         if self._fed:
             self._look(now)
             self._peek(now)
@@ -399,6 +436,7 @@ class SiemSource:
         cursor = self._make_cursor()
         notices, self._notices = tuple(self._notices), []
         counts, self._counts = dict(self._counts), Counter()
+        self._lag = self._measure()
         return Records(
             self.id,
             (*chunks, *timed),
@@ -482,6 +520,15 @@ class SiemSource:
         now = time.monotonic()
         shards = (shard.partition for shard in self._shards() if shard.behind and shard.is_awaited(now))
         return frozenset([*shards, *(name for name, one in self._clocked.items() if one.more)])
+
+    def _measure(self) -> Lag:
+        """Return how far behind all shards and patterns are together."""
+        now = time.monotonic()
+        parts = [*(shard.lag(now) for shard in self._shards()), *(one.reader.lag for one in self._clocked.values())]
+        counts = [one.events for one in parts]
+        known = [one for one in counts if one is not None]
+        oldest = [one.oldest for one in parts if one.oldest is not None]
+        return Lag(sum(known) if len(known) == len(counts) else None, min(oldest, default=None))
 
     def _shards(self) -> Iterable[_Shard]:
         return (
@@ -594,8 +641,7 @@ class SiemSource:
         unread = 0
         for shard in index.shards.values():
             if shard.position is not None and shard.sight is not None and not index.skipped:
-                unread += max(0, shard.sight.checkpoint - shard.position.done)
-                unread += sum(last - first + 1 for first, last in shard.position.holes)
+                unread += shard.position.unread(START, shard.sight.checkpoint)
         copies = [one for one in self._indices.values() if one.lineage == index.lineage and one.skipped]
         text = f"index {index.name} was {why}"
         if unread and copies:
@@ -668,6 +714,7 @@ class SiemSource:
         if self._proofs.setdefault(shard.partition, Proof()).look(sight):
             shard.dirty, shard.changed_at = True, now
         shard.sight = sight
+        shard.backlog.look(sight.checkpoint, self._as_of)
         position = shard.position
         if position is not None and (sight.history != position.history or sight.checkpoint < position.done):
             self._break(shard)
@@ -679,6 +726,7 @@ class SiemSource:
         self._notices.append(Notice("history-break", place, text))
         self._counts["history_breaks"] += 1
         shard.position, shard.round, shard.ahead, shard.dirty = None, None, None, True
+        shard.backlog = Backlog()
         shard.index.again, shard.index.row = True, None
 
     def _confirm(self, names: set[str]) -> None:
@@ -934,10 +982,6 @@ def build(flavour: FlavourName) -> Callable[[str, Mapping[str, Any]], SiemSource
     """Return what makes sources of *flavour*; ConfigError names the option that is wrong."""
 
     def make(id: str, options: Mapping[str, Any], clock: Callable[[], Timestamp] = _now) -> SiemSource:
-        try:
-            return SiemSource(id, flavour, Options.model_validate(dict(options)), clock)
-        except ValidationError as error:
-            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-            raise ConfigError(f"source {id}: {wrong}") from None
+        return SiemSource(id, flavour, parse(Options, f"source {id}", options), clock)
 
     return make

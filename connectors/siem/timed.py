@@ -26,6 +26,7 @@ import msgspec
 
 from agent.errors import RetryableError, VedetteError
 from agent.model import Chunk, Timestamp
+from agent.ports import Lag
 from connectors.siem.client import Cluster, Param, segment
 from connectors.siem.indices import OWN, Found, Hit, matches, read_search
 
@@ -197,6 +198,15 @@ class Timed:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def lag(self) -> Lag:
+        """How far the last poll has come: how many documents are left is not known before its end, only their time."""
+        if self._poll is None:
+            return Lag(0)
+        track, _ = self._poll.left[0]
+        reached = track.floor if track.at is None else track.at
+        return Lag(None, None if reached is None else reached * 1000)
 
     def close(self) -> None:
         """Forget what is only in memory; safe at any time."""

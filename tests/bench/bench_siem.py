@@ -315,7 +315,7 @@ class Vedette:
             with suppress(ValueError):
                 said = json.loads(line)
                 if said["message"] == "plan":
-                    self.rules = said["rules"]
+                    self.rules = said["vedette.rules"]
                 elif said["message"] == "started":
                     self.started_s = time.perf_counter()
                     self.started.set()

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from agent.detect import first_seen, hour_of_week
+from agent.detect import canary, first_seen, hour_of_week
 from agent.model import Batch, Description, Explanation, Finding, Kind
 from agent.ports import Detector, StateView
 from agent.testing_detectors import DAY, HOUR, Event, check_detector, check_order, check_state_bound
@@ -61,6 +61,23 @@ def burst() -> list[Event]:
     ]
 
 
+def canary_detector() -> Detector:
+    return canary.build("canary", {}, None)
+
+
+def canaries() -> list[Event]:
+    """The same days with messages, one canary that comes three times, and two in one event."""
+    events = [{**event, "message": f"session {number}"} for number, event in enumerate(logons())]
+    for place, text in (
+        (7, "one-one-one"),
+        (31, "one-one-one"),
+        (50, "one-one-one"),
+        (20, "two-2222 vedette-canary:3333-three"),
+    ):
+        events[place]["message"] = f"a line with vedette-canary:{text}, and more"
+    return events
+
+
 def row_model() -> Detector:
     return detector(artifact(ROWS), share=0.005)
 
@@ -79,11 +96,12 @@ def within_ten_minutes(events: list[Event], chance: random.Random) -> list[Event
     [
         (first_seen_detector, logons),
         (hour_of_week_detector, burst),
+        (canary_detector, canaries),
         (row_model, logons),
         (window_model, burst),
     ],
 )
-def test_learning_detectors_keep_the_promises_of_a_detector(
+def test_detectors_keep_the_promises_of_a_detector(
     build: Callable[[], Detector], events: Callable[[], list[Event]], constants: Sequence[str]
 ) -> None:
     """Constants of the kind or columns of the rows: every check holds."""

@@ -61,7 +61,7 @@ def test_init_makes_a_set_up_that_runs(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 0
-    assert next(one for one in said if one["message"] == "configuration accepted")["signers"] == ["alice"]
+    assert next(one for one in said if one["message"] == "configuration accepted")["vedette.signers"] == ["alice"]
 
 
 def test_init_overwrites_nothing_and_keeps_keys_away_from_the_service(tmp_path: Path) -> None:
