@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 
 from agent.alerting.judge import nest
 from agent.detect.model import ModelDetector, load
+from agent.featurise.features import Featuriser
 from agent.featurise.recipe import Recipe, parse
 from agent.model import SECOND, Chunk, Records
 from agent.normalise.clock import to_text
@@ -124,10 +126,15 @@ def artifact(data: Mapping[str, Any], **more: Any) -> dict[str, bytes]:
     return _trained[key]
 
 
-def detector(files: Mapping[str, bytes], *, share: float = 0.01, shadow: bool = False) -> ModelDetector:
-    """Return the model as a detector that finds the most unusual *share* of what is like its calibration."""
-    manifest = parse_manifest(files["manifest.json"])
+def detector(
+    files: Mapping[str, bytes], *, share: float = 0.01, shadow: bool = False, max_windows: int | None = None
+) -> ModelDetector:
+    """Return the model as a detector that finds the most unusual *share* of what is like its calibration.
+
+    One of windows may be told how many it may hold open.
+    """
+    manifest, loaded = parse_manifest(files["manifest.json"]), load(files)
+    if max_windows is not None:
+        loaded = replace(loaded, featuriser=Featuriser(loaded.featuriser.recipe, max_windows=max_windows))
     budget = manifest.calibration.rows_per_day * share
-    return ModelDetector(
-        manifest.id, load(files), manifest, digest="d" * 64, signer="5" * 64, budget=budget, shadow=shadow
-    )
+    return ModelDetector(manifest.id, loaded, manifest, digest="d" * 64, signer="5" * 64, budget=budget, shadow=shadow)

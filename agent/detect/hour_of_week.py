@@ -207,7 +207,7 @@ class HourOfWeek:
         stale = [key for key, record in state.items() if key[:1] == "[" and _newest(record) < oldest]
         for key in stale:
             ledger.drop(state, key)
-        ledger.recover(self._options.max_keys, oldest)
+        ledger.recover(self._options.max_keys, reached, oldest)
 
     def _finding(
         self,

@@ -3,7 +3,7 @@
 What it needs of an artifact is `manifest.json` (recipe, calibration) and `weights.npz`, and `load` takes both as bytes,
 so that what was verified is what runs. A row or window is a finding if its p-value is within the alert budget. A column
 without a value gets the training median, here as in training. Class ``set``: a row's features and score depend on that
-row, a window's on the set of its events.
+row, a window's on the set of its events. Findings of windows say `vedette.capped` where a cap may have hidden others.
 """
 
 from __future__ import annotations
@@ -202,6 +202,7 @@ class ModelDetector:
         start, end = instant(window.start), instant(window.end)
         until = f"{end:%H:%M}" if window.end - window.start < DAY else f"{end:%Y-%m-%d %H:%M}"
         about = f"{phrase(window.entity)} from {start:%Y-%m-%d %H:%M} to {until} UTC"
+        facts = {**window.fields, **self._facts(raw, p), "vedette.evidence.total": window.count}
         return Finding(
             detector=self._description,
             time=window.time,
@@ -210,7 +211,7 @@ class ModelDetector:
             entity=window.entity,
             window=(window.start, window.end),
             score=1 - p,
-            fields={**window.fields, **self._facts(raw, p), "vedette.evidence.total": window.count},
+            fields=facts | ({"vedette.capped": True} if window.capped else {}),
             deliver=not self._shadow,
         )
 

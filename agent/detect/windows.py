@@ -170,7 +170,12 @@ def _usable(value: Scalar) -> bool:
 def scalars(value: Value) -> tuple[Scalar, ...]:
     """Return the distinct usable values of one field: a list counts as each of its values; "" and NaN are none."""
     items = value if isinstance(value, tuple) else (value,)
-    return tuple(dict.fromkeys(_short(item) for item in items if _usable(item)))
+    return tuple(dict.fromkeys(item for item in items if _usable(item)))
+
+
+def _parts(value: Value) -> tuple[Scalar, ...]:
+    """Return the distinct usable values of one field as keys hold them."""
+    return tuple(dict.fromkeys(map(_short, scalars(value))))
 
 
 def encode_key(values: Sequence[Scalar]) -> str:
@@ -213,11 +218,12 @@ class FieldView:
         if column is not None:
             self.codes = np.where(column.codes >= 0, column.codes, self.codes)
 
-    def scalars(self, code: int) -> tuple[Scalar, ...]:
+    def parts(self, code: int) -> tuple[Scalar, ...]:
+        """Return what the value of *code* puts into keys."""
         known = self._known.get(code)
         if known is None:
             value = self._dictionary.values[code] if code < self._columns else self._constants[code - self._columns]
-            known = self._known[code] = () if value is None else scalars(value)
+            known = self._known[code] = () if value is None else _parts(value)
         return known
 
     def apply(self, function: PerValue[T]) -> dict[int, T]:
@@ -279,7 +285,7 @@ class Reader:
         codes = zip(*(field.codes[first].tolist() for field in fields), strict=True)
         leasts = events.time[first].tolist()
         for bucket, code, least, (start, end) in zip(buckets.tolist(), codes, leasts, pairwise(edges), strict=True):
-            found = [field.scalars(number) for field, number in zip(fields, code, strict=True)]
+            found = [field.parts(number) for field, number in zip(fields, code, strict=True)]
             combinations = list(islice(product(*found), _MOST_COMBINATIONS))
             if (cut := math.prod(map(len, found)) - len(combinations)) > 0:
                 state.count("combinations_cut", cut)
@@ -373,12 +379,14 @@ class Ledger:
 
     *keys* is how many other keys the operator holds, *due* the first bucket for which something waits. Past its cap
     only keys ranked below *limit* stay; those above *blind_limit* may have lost what was known of them up to the bucket
-    *blind*. *limit* recovers when there is room again.
+    *blind*. *limit* recovers when there is room again and a bucket with events has closed, the first of them being
+    *oldest*. While none closes it only falls, so who survives does not depend on order or cut.
     """
 
     watermark: Timestamp = NO_TIME
     due: int | None = None
     swept: int | None = None
+    oldest: int | None = None
     newest: int | None = None
     keys: int = 0
     limit: float = 1.0
@@ -396,6 +404,7 @@ class Ledger:
 
     def note(self, bucket: int) -> None:
         """Remember that *bucket* has events."""
+        self.oldest = bucket if self.oldest is None else min(self.oldest, bucket)
         self.newest = bucket if self.newest is None else max(self.newest, bucket)
 
     def keep(self, state: StateView, key: str, value: Any, new: bool) -> None:
@@ -447,11 +456,14 @@ class Ledger:
         if self.limit < 1.0:
             self.blind = self.newest
 
-    def recover(self, cap: int, oldest: int) -> None:
-        """Admit more keys if there is room; forget the blindness once it lies before the bucket *oldest*."""
+    def recover(self, cap: int, reached: int, since: int) -> None:
+        """When a bucket before *reached* closes: admit more keys if there is room, forget blindness before *since*."""
+        if self.oldest is None or self.newest is None or self.oldest >= reached:
+            return
+        self.oldest = self.newest if self.newest >= reached else None
         if self.keys * 2 <= cap:
-            self.limit = min(1.0, self.limit * cap / max(1, self.keys * 2))
-        if not self.capped(oldest):
+            self.limit = min(1.0, self.limit * cap / max(0.5, self.keys * 2))
+        if not self.capped(since):
             self.blind, self.blind_limit = None, self.limit
 
 

@@ -6,6 +6,9 @@ less *lateness* has passed the window: everything that is folded is a count, a s
 feature. What a field lacks is NaN; the model says what stands for it. Like all that folds, windows rely on the source's
 promise not to repeat a record within a cursor.
 
+Past the cap on open windows, which of them are given may depend on the cut, since that decides how many are open at a
+time. What is given is whole; where windows may be missing, the others of that time are `capped`.
+
 State of windows, by key:
 
 - ``<bucket>:[entity...]``: ``[events, earliest events, what each feature has folded]`` of a window that is open
@@ -53,7 +56,7 @@ MAX_WINDOWS = 200_000
 
 _DISTINCT = 256
 _THOUSANDTH = 1_000
-_LARGEST = 2**63 * _THOUSANDTH
+_LARGEST = 2**64 - 1  # what a number beyond it, of either sign, counts as in a window
 _MINUTE = 60 * SECOND
 DAY = 1_440 * _MINUTE
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -102,7 +105,10 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A closed window of one entity: its features, and the earliest of its *count* events."""
+    """A closed window of one entity: its features, and the earliest of its *count* events.
+
+    It is whole. *capped* says that other entities may be missing at its time.
+    """
 
     start: Timestamp
     end: Timestamp
@@ -112,6 +118,7 @@ class Window:
     evidence: tuple[Reference, ...]
     time: Timestamp
     features: tuple[float, ...]
+    capped: bool = False
 
 
 class Featuriser:
@@ -168,12 +175,13 @@ class Featuriser:
         ledger.watermark = watermark
         reached = (watermark - self.recipe.lateness) // self._width
         due = ledger.take_due(state, reached)
-        known = [one for one in due if ledger.knows(one[1], one[0])]
-        if len(known) < len(due):
-            state.count("capped", len(due) - len(known))
-        ledger.recover(self._max_windows, reached)
+        whole = [one for one in due if ledger.knows(one[1], one[0])]
+        if len(whole) < len(due):
+            state.count("capped", len(due) - len(whole))
+        closed = [self._closed(bucket, key, *value, capped=ledger.capped(bucket)) for bucket, key, value in whole]
+        ledger.recover(self._max_windows, reached, reached)
         ledger.save(state)
-        return [self._closed(bucket, key, *value) for bucket, key, value in known]
+        return closed
 
     def _add(
         self,
@@ -196,7 +204,9 @@ class Featuriser:
         ]
         ledger.keep_open(state, group.bucket, key, value, new=known is None)
 
-    def _closed(self, bucket: int, key: str, count: int, evidence: list[Evidence], folded: list[Any]) -> Window:
+    def _closed(
+        self, bucket: int, key: str, count: int, evidence: list[Evidence], folded: list[Any], *, capped: bool
+    ) -> Window:
         start, values = bucket * self._width, decode_key(key)
         return Window(
             start=start,
@@ -211,6 +221,7 @@ class Featuriser:
                 for one, state in zip(self._windows, folded, strict=True)
                 for number in one.columns(state, count, start)
             ),
+            capped=capped,
         )
 
 
@@ -441,7 +452,7 @@ def _thousandth(item: Scalar) -> int | None:
     exact = item if isinstance(item, int) else _number(item)
     if isinstance(exact, float) and math.isnan(exact):
         return None
-    return max(-_LARGEST, min(_LARGEST, round(exact * _THOUSANDTH)))
+    return round(max(-_LARGEST, min(_LARGEST, exact)) * _THOUSANDTH)
 
 
 class _Started:

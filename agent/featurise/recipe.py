@@ -1,8 +1,8 @@
 """Feature recipes: which numbers are made of which events, as data.
 
 A recipe without an *entity* makes one row an event (row features); with one it makes one row an entity and window
-(window features). What a recipe means is bound by `schema_hash`, over its canonical form with all defaults filled in;
-the order in which features are written means nothing.
+(window features). What a recipe means is bound by `schema_hash`, over its canonical form with all defaults filled in
+and the version of how features are computed; the order in which features are written means nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from agent.normalise.catalogue import catalogue
 
 MAX_COLUMNS = 256
 """Most columns that the features of one recipe may come to."""
+
+_COMPUTED = 2
+"""Raised whenever a feature comes to be computed otherwise: a model that has learnt the old numbers is then refused."""
 
 _OPEN = {"object", "flattened", "nested"}
 """ECS types under which any field may stand."""
@@ -288,7 +291,8 @@ def schema() -> dict[str, Any]:
 
 def schema_hash(data: Mapping[str, Any]) -> str:
     """Return ``sha256:`` and the digest that binds what the recipe *data* means; ConfigError if it is none."""
-    return "sha256:" + hashlib.sha256(orjson.dumps(parse(data).dump(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    bound = {"computed": _COMPUTED, "recipe": parse(data).dump()}
+    return "sha256:" + hashlib.sha256(orjson.dumps(bound, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 def _say(problem: Any, place: Callable[..., str]) -> str:

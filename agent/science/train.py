@@ -314,9 +314,12 @@ def _days(time: Times, span: tuple[Timestamp, Timestamp], exclude: Spans, step: 
 
     A gap in the logs would else make the days look quiet, and the threshold would let through more than the budget.
     """
-    begin, end = span
-    cut = sum(max(0, min(stop, end) - max(start, begin)) for start, stop in exclude)
-    return min(max(end - begin - cut, SECOND), len(np.unique(time // step)) * step) / DAY
+    at, end = span
+    kept = 0
+    for start, stop in [*sorted(exclude), (end, end)]:
+        kept += max(0, min(start, end) - at)
+        at = max(at, stop)
+    return min(max(kept, SECOND), len(np.unique(time // step)) * step) / DAY
 
 
 def _digest(table: Table) -> str:

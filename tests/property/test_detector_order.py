@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -13,23 +14,25 @@ from hypothesis import strategies as st
 from agent.detect import first_seen, hour_of_week
 from agent.model import Batch, Description, Explanation, Finding, Kind
 from agent.ports import Detector, StateView
-from agent.testing_detectors import DAY, HOUR, MINUTE, Event, Replayed, keyed, replay
+from agent.testing_detectors import DAY, HOUR, MINUTE, Event, Replayed, alert_id, keyed, replay
 from tests import models
 
 START = 20_000 * DAY
 YEAR_9999 = 253_400_000_000 * 1_000_000
 SPAN = 10 * HOUR
 UNTIL = START + 30 * DAY
+USERS = "abcdefgh"
+"""Enough to meet a cap."""
 
 Drawn = st.DataObject
 
 
 @st.composite
-def logs(draw: st.DrawFn, most: int = 50) -> list[Event]:
-    """Events over ten hours, two users and three addresses, in up to three partitions, one of them from 9999."""
+def logs(draw: st.DrawFn, least: int = 12, most: int = 50, users: str = "ab") -> list[Event]:
+    """Events over ten hours, some users and three addresses, in up to three partitions, one of them from 9999."""
     minutes = st.one_of(st.integers(0, 599), st.sampled_from([59, 60, 61, 119, 120, 121]))
-    row = st.tuples(minutes, st.sampled_from("ab"), st.sampled_from("xyz"), st.sampled_from("pqr"))
-    rows = draw(st.lists(row, min_size=12, max_size=most))
+    row = st.tuples(minutes, st.sampled_from(users), st.sampled_from("xyz"), st.sampled_from("pqr"))
+    rows = draw(st.lists(row, min_size=least, max_size=most))
     events: list[Event] = [
         {"@timestamp": START + minute * MINUTE, "user.name": user, "source.ip": source, "_partition": partition}
         for minute, user, source, partition in sorted(rows)
@@ -132,6 +135,25 @@ def test_survivors_of_a_cap_are_the_same_in_any_order(events: list[Event], cap: 
     assert len(shuffled.state.stored) <= cap + 1
 
 
+@settings(max_examples=150, deadline=None)
+@given(events=logs(least=40, most=80, users=USERS), cap=st.integers(1, 60), data=st.data())
+def test_what_is_said_past_a_cap_is_true_and_marked_where_it_may_lack(
+    events: list[Event], cap: int, data: Drawn
+) -> None:
+    """For any cut, while decisions are made and the cap is met and left: no false news, no other score unmarked."""
+    order = bounded(data, events, 5 * MINUTE)
+    found = read(data, news("5m", min_history=1, max_keys=cap), order)
+    uncapped = replay(news("5m", min_history=1), order, until=UNTIL)
+    assert said(found) <= said(uncapped)
+    assert unmarked(found) <= unmarked(uncapped)
+    assert len(found.state.stored) <= cap + 1
+    assert len(found.ids) == len(uncapped.ids) or found.state.counters["capped"]
+
+
+def unmarked(replayed: Replayed) -> set[tuple[str, float | None]]:
+    return {(alert_id(one), one.score) for one in replayed.findings if "vedette.capped" not in one.fields}
+
+
 def test_a_value_of_9999_is_counted_as_future_and_blinds_nothing() -> None:
     """The watermark stays with the honest events, so what comes after them is still found."""
     rows = [(0, "x"), (60, "x"), (90, "w"), (121, "y")]
@@ -144,8 +166,8 @@ def test_a_value_of_9999_is_counted_as_future_and_blinds_nothing() -> None:
     assert replayed.state.counters["future"] == 1
 
 
-def model(data: Mapping[str, Any], share: float, **more: Any) -> Detector:
-    return models.detector(models.artifact(data, **more), share=share)
+def model(data: Mapping[str, Any], share: float, max_windows: int | None = None, **more: Any) -> Detector:
+    return models.detector(models.artifact(data, **more), share=share, max_windows=max_windows)
 
 
 def described(replayed: Replayed) -> list[str]:
@@ -186,6 +208,46 @@ def test_a_window_model_says_the_same_for_any_order_when_lateness_covers_the_spa
 
 
 @settings(max_examples=100, deadline=None)
+@given(events=logs(users=USERS), cap=st.integers(1, 30), data=st.data())
+def test_windows_that_survive_a_cap_are_the_same_in_any_order_while_none_closes(
+    events: list[Event], cap: int, data: Drawn
+) -> None:
+    """Who survives depends on the entities alone; they say what they would say without it, and that others lack."""
+    asked = model(OPEN, 1.0, cap, lateness="10h")
+    whole = replay(asked, events, until=UNTIL)
+    shuffled = read(data, asked, data.draw(st.permutations(events)))
+    assert described(shuffled) == described(whole)
+    check_against_uncapped(whole, replay(model(OPEN, 1.0, lateness="10h"), events, until=UNTIL))
+    assert len(shuffled.state.stored) <= cap + 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(events=logs(least=40, most=80, users=USERS), cap=st.integers(1, 12), data=st.data())
+def test_a_window_past_a_cap_is_whole_or_absent_and_an_hour_without_a_mark_is_complete(
+    events: list[Event], cap: int, data: Drawn
+) -> None:
+    """For any cut and disorder, while windows close and the cap is met and left again."""
+    order = bounded(data, events, 5 * MINUTE)
+    check_against_uncapped(
+        read(data, model(OPEN, 1.0, cap, lateness="5m"), order),
+        replay(model(OPEN, 1.0, lateness="5m"), events, until=UNTIL),
+    )
+
+
+def check_against_uncapped(found: Replayed, uncapped: Replayed) -> None:
+    """Each window found is as it is without a cap; where one lacks, those of its time are marked, and it is counted."""
+    marked = {finding.window for finding in found.findings if finding.fields.get("vedette.capped")}
+    bare = [replace(f, fields={**f.fields, "vedette.capped": None}) for f in found.findings]
+    expected = [replace(f, fields={**f.fields, "vedette.capped": None}) for f in uncapped.findings]
+    missing = [finding for finding in expected if finding not in bare]
+    assert len(found.ids) == len(bare)
+    assert all(finding in expected for finding in bare)
+    assert {finding.window for finding in missing} & {finding.window for finding in bare} <= marked
+    assert found.state.counters["capped"] >= len(missing)
+    assert uncapped.state.counters["capped"] == 0
+
+
+@settings(max_examples=100, deadline=None)
 @given(events=logs(), share=st.sampled_from([0.3, 0.7, 1.0]), data=st.data())
 def test_a_row_model_says_the_same_for_any_order(events: list[Event], share: float, data: Drawn) -> None:
     """Events from 9999 and late ones are judged as any other."""
@@ -213,6 +275,24 @@ def test_hour_of_week_says_the_same_for_any_cut_in_the_partitions_order(events: 
     assert cut.state.stored.keys() == whole.state.stored.keys()
     mixed = read(data, counts(), interleaved(data, order))
     assert mixed.ids == whole.ids
+
+
+@settings(max_examples=100, deadline=None)
+@given(events=logs(least=40, most=80, users="abcd"), cap=st.integers(1, 40), data=st.data())
+def test_hour_of_week_marks_what_it_says_past_a_cap(events: list[Event], cap: int, data: Drawn) -> None:
+    """What bears no mark is what is said without a cap, for any cut, while the cap is met and left: over ten days."""
+    days = [{**event, "@timestamp": stretched(event["@timestamp"])} for event in events]
+    order = bounded(data, days, 5 * MINUTE)
+    options = {"bucket": "1d", "half_life": "1w"}
+    found = read(data, counts(max_keys=cap, **options), order)
+    uncapped = replay(counts(**options), order, until=UNTIL)
+    assert unmarked(found) <= unmarked(uncapped)
+    assert found.ids >= uncapped.ids or found.state.counters["capped"]
+
+
+def stretched(time: int) -> int:
+    """Make days of hours."""
+    return time if time == YEAR_9999 else START + 24 * (time - START)
 
 
 def _sorted(replayed: Replayed) -> list[Finding]:

@@ -25,6 +25,7 @@ def rows(feature: Mapping[str, Any], *events: Event, learnt: Any = None, **more:
 
 
 NAN = math.nan
+LONG = "x" * 256
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,24 @@ NAN = math.nan
         ({"private_address": "source.ip"}, "source.ip", "nowhere", [NAN]),
         ({"present": "user.name"}, "user.name", "alice", [1.0]),
         ({"present": "user.name"}, "user.name", "", [0.0]),
+        ({"number": "source.bytes"}, "source.bytes", 2**63, [2.0**63]),
+        ({"number": "source.bytes"}, "source.bytes", 2**64 - 1, [2.0**64]),
+        ({"number": "source.bytes"}, "source.bytes", [5, 2**63, 2**64 - 1], [2.0**64]),
+        ({"length": "x.size"}, "x.size", 2**64 - 1, [20.0]),
+        ({"length": "user.name"}, "user.name", "x" * 257, [257.0]),
+        ({"length": "user.name"}, "user.name", "x" * 10_000, [10_000.0]),
+        ({"length": "user.name"}, "user.name", "\ud800", [1.0]),
+        ({"length": "user.name"}, "user.name", ["x" * 257, "x" * 10_000, "\ud800"], [10_000.0]),
+        ({"entropy": "user.name"}, "user.name", "x" * 257, [0.0]),
+        ({"entropy": "user.name"}, "user.name", "ab" * 5_000, [1.0]),
+        ({"entropy": "user.name"}, "user.name", "\ud800a", [1.0]),
+        ({"entropy": "user.name"}, "user.name", ["x" * 257, "\ud800a", "abcd" * 2_500], [2.0]),
+        ({"one_of": "user.name", "values": [LONG + "a", LONG + "b"]}, "user.name", LONG + "b", [0.0, 1.0]),
+        ({"one_of": "user.name", "values": [LONG + "a", LONG + "b"]}, "user.name", ["b", LONG + "a"], [1.0, 0.0]),
+        ({"one_of": "x.size", "values": [2**63, 2**64 - 1]}, "x.size", [2**64 - 1, 2**63], [1.0, 1.0]),
+        ({"private_address": "source.ip"}, "source.ip", [f"10.0.{n >> 8}.{n & 255}" for n in range(300)], [1.0]),
+        ({"private_address": "source.ip"}, "source.ip", "fe80::1%" + LONG, [1.0]),
+        ({"present": "user.name"}, "user.name", "\ud800", [1.0]),
     ],
 )
 def test_a_row_feature_is_a_function_of_one_value(
@@ -102,6 +121,15 @@ def test_rarity_is_what_training_learnt_and_the_unseen_is_rarest() -> None:
     events = [{"user.name": name} for name in ("alice", "mallory", None)]
     np.testing.assert_equal(rows({"rarity": "user.name"}, *events, learnt={"x": known}), [[0.5], [9.0], [NAN]])
     assert len(known) == 1
+
+
+def test_long_values_that_differ_anywhere_have_rarities_of_their_own() -> None:
+    """At the end of 10,000 characters, in a lone surrogate, in the last bit of a number, as items of a list."""
+    values = ["x" * 10_000 + "a", "x" * 10_000 + "b", "\ud800", "\ud801", 2**63, 2**64 - 1, ("\ud800", 2**63)]
+    assert len({hash_of(value) for value in values}) == len(values)
+    known = Rarities([(hash_of(values[0]), 0.5)], 9.0)
+    events = [{"user.name": value} for value in values[:3]]
+    assert rows({"rarity": "user.name"}, *events, learnt={"x": known}) == [[0.5], [9.0], [9.0]]
 
 
 def test_numbering_values_stands_in_for_rarity_while_learning() -> None:
@@ -198,7 +226,7 @@ def test_features_of_a_window_do_not_depend_on_order_or_cut() -> None:
             chance.randrange(180),
             chance.choice("ab"),
             **{
-                "source.bytes": chance.choice([1e16, 1.1, -1e16, 3.3, 0.1, 2**62, "7.7"]),
+                "source.bytes": chance.choice([1e16, 1.1, -1e16, 3.3, 0.1, 2**62, 2**64 - 1, 10**30, "7.7"]),
                 "source.ip": f"10.0.{chance.randrange(3)}.{chance.randrange(256)}",
                 "event.outcome": chance.choice(["failure", "success"]),
             },
@@ -225,6 +253,42 @@ def test_many_different_values_are_estimated_within_bounds() -> None:
 def test_sums_are_exact_beyond_what_a_float_holds() -> None:
     events = keyed(event(1, **{"source.bytes": size}) for size in [2**62, 1, 1, 1, -(2**62)])
     assert windows(events, specs={"s": {"sum": "source.bytes"}})[0].features == (3.0,)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "total", "greatest", "least"),
+    [
+        ([2**63, 2**64 - 1, 5, -(2**63), 1 - 2**64], 5, 2.0**64, -(2.0**64)),
+        ([[2**63, 2**64 - 1], 1], 2.0**64, 2.0**64, 1),
+        ([10**400, 1 - 2**64, 3], 3, 2.0**64, -(2.0**64)),
+        ([-1e306, 2**64 - 1, 3], 3, 2.0**64, -(2.0**64)),
+        (["1e999", NAN, "\ud800", "9" * 257, 3], 3, 3, 3),
+    ],
+)
+def test_a_window_has_numbers_of_64_bits_exactly_and_holds_greater_ones_at_the_limit(
+    numbers: list[Any], total: float, greatest: float, least: float
+) -> None:
+    """In any order; what is no finite number is missing."""
+    specs = {"a": {"sum": "source.bytes"}, "b": {"max": "source.bytes"}, "c": {"min": "source.bytes"}}
+    events = keyed(event(1, **{"source.bytes": number}) for number in numbers)
+    for order in (events, events[::-1]):
+        (found,) = windows(order, specs=specs, cuts=[1])
+        assert found.features == (total, greatest, least)
+
+
+def test_different_values_are_told_apart_however_long() -> None:
+    values = ["x" * 10_000 + "a", "x" * 10_000 + "b", "\ud800", "\ud801", 2**63, 2**64 - 1]
+    events = keyed([event(1, **{"process.args": values}), event(2, **{"process.args": values[0]})])
+    assert windows(events, specs={"d": {"distinct": "process.args"}})[0].features == (6.0,)
+
+
+def test_entities_stay_short_and_apart_in_state() -> None:
+    """What is folded is the raw value, what the state's keys hold is cut."""
+    data = {"name": "w", "entity": ["user.name"], "window": "1h", "features": {"n": {"count": True}}}
+    featuriser, state = Featuriser(parse(data)), MemoryState()
+    featuriser.fold(batch_of(keyed(event(1, "x" * 100_000 + end) for end in "ab")), state)
+    assert len(state.stored) == 3
+    assert max(map(len, state.stored)) < 300
 
 
 def test_a_list_of_entities_counts_for_each() -> None:
@@ -256,6 +320,56 @@ def test_open_windows_are_bounded_and_survivors_are_whole() -> None:
     assert closed
     assert {one.features for one in closed} == {(2.0,)}
     assert state.counters["capped"] >= 1_900
+    assert all(one.capped for one in closed)
+
+
+def flooded(marks: Sequence[int]) -> tuple[list[Window], MemoryState]:
+    """Return what is given of 200 entities in an hour, cap 50, while the watermark goes to each of *marks* minutes."""
+    data = {"name": "w", "entity": ["user.name"], "window": "1h", "features": {"n": {"count": True}}}
+    featuriser, state = Featuriser(parse(data), max_windows=50), MemoryState()
+    events = keyed(event(59, f"user{n}") for n in range(200))
+    for number, mark in enumerate(marks):
+        batch = events[number * 200 // len(marks) : (number + 1) * 200 // len(marks)]
+        featuriser.fold(batch_of(batch), state)
+        assert featuriser.close(START + mark * MINUTE, state) == []
+    return featuriser.close(START + 2 * HOUR, state), state
+
+
+def test_a_watermark_that_closes_nothing_admits_nobody() -> None:
+    """Who survives is the same for every cut, whatever the watermark does before the window's end."""
+    whole, state = flooded([0])
+    assert 0 < len(whole) <= 50
+    assert state.counters["capped"] >= 200 - len(whole)
+    assert flooded([*range(1, 60)])[0] == whole
+
+
+@pytest.mark.parametrize("cap", [1, 4])
+def test_after_a_flood_all_windows_are_given_again_and_none_is_marked(cap: int) -> None:
+    """Even if it has left nobody."""
+    data = {"name": "w", "entity": ["user.name"], "window": "1h", "features": {"n": {"count": True}}}
+    featuriser, state = Featuriser(parse(data), max_windows=cap), MemoryState()
+    featuriser.fold(batch_of(keyed(event(1, f"user{n}") for n in range(64))), state)
+    given = []
+    for hour in range(1, 20):
+        given += featuriser.close(START + hour * HOUR + 5 * MINUTE, state)
+        featuriser.fold(batch_of(keyed([event(60 * hour + 5, "late")])), state)
+    again = [one.start for one in given if not one.capped]
+    assert len(again) >= 8
+    assert again == [START + hour * HOUR for hour in range(19 - len(again), 19)]
+
+
+def test_room_is_made_when_the_last_bucket_of_a_flood_closes() -> None:
+    """Though no event has come since it began."""
+    data = {"name": "w", "entity": ["user.name"], "window": "1h", "features": {"n": {"count": True}}}
+    featuriser, state = Featuriser(parse(data), max_windows=50), MemoryState()
+    names = [f"user{n}" for n in range(200)]
+    featuriser.fold(batch_of(keyed(event(minute, name) for minute in (59, 61) for name in names)), state)
+    for hour in (1, 2):
+        assert all(one.capped for one in featuriser.close(START + hour * HOUR + 5 * MINUTE, state))
+    featuriser.fold(batch_of(keyed(event(200, name) for name in names[:40])), state)
+    again = featuriser.close(START + DAY, state)
+    assert len(again) == 40
+    assert not any(one.capped for one in again)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,16 @@ def test_an_unusual_window_is_found_when_it_closes() -> None:
     assert finding.row is None
 
 
+def test_a_window_beside_which_others_were_dropped_is_marked() -> None:
+    """And only such a window: with room for all, none is."""
+    crowd = [logon(NIGHT, f"user{n}", "203.0.113.9") for n in range(40)]
+    wide = found(detector(artifact(WINDOWS), share=1.0), crowd)
+    assert not any("vedette.capped" in finding.fields for finding in wide)
+    few = found(detector(artifact(WINDOWS), share=1.0, max_windows=20), crowd)
+    assert 0 < len(few) <= 20
+    assert all(finding.fields["vedette.capped"] is True for finding in few)
+
+
 def test_a_finding_says_what_was_seen_and_what_was_expected() -> None:
     """Factors by weight, observed beside the training median, and the place among calibration in words."""
     (finding,) = found(detector(artifact(WINDOWS)), burst())

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ConfigError
+from agent.featurise import recipe
 from agent.featurise.recipe import MAX_COLUMNS, Recipe, parse, schema, schema_hash
 from agent.science.inputs import load
 
@@ -45,6 +46,13 @@ def test_defaults_are_part_of_what_the_digest_binds() -> None:
     assert schema_hash(spelt) == schema_hash(WINDOW)
     assert schema_hash({**WINDOW, "window": "2h"}) != schema_hash(WINDOW)
     assert schema_hash({**WINDOW, "features": {"events": {"count": True}}}) != schema_hash(WINDOW)
+
+
+def test_the_digest_binds_how_features_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that no model runs on numbers other than those it has learnt."""
+    now = schema_hash(WINDOW)
+    monkeypatch.setattr(recipe, "_COMPUTED", recipe._COMPUTED + 1)
+    assert schema_hash(WINDOW) != now
 
 
 @pytest.mark.parametrize(

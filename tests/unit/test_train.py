@@ -96,6 +96,17 @@ def test_excluded_spans_teach_nothing_and_calibrate_nothing() -> None:
     assert later.rows_per_day == pytest.approx(later.rows / days)
 
 
+def test_the_time_of_excluded_spans_counts_once() -> None:
+    """However often, in whatever order and however overlapping the same day is named."""
+    day = BEGIN + 27 * DAY
+    parts = [(day + 6 * HOUR, day + DAY), (day, day + 12 * HOUR), (day, day + DAY), (day + HOUR, day + 2 * HOUR)]
+    once, often = (
+        parse(train(recipe(ROWS), records(history()), options(exclude=spans))["manifest.json"]).calibration
+        for spans in ([(day, day + DAY)], parts)
+    )
+    assert often == once
+
+
 def test_a_gap_in_the_logs_makes_no_quiet_days() -> None:
     """One stray event a year later: the rate stays that of days with events."""
     stray = logon(NOW + 400 * DAY, "alice", "10.0.0.1")
