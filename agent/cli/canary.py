@@ -51,7 +51,7 @@ def canary(
       vedette canary -b bootstrap.yml --write /var/log/auth.log
       vedette canary -b bootstrap.yml --write siem:logs-app-default --timeout 2m
     """
-    from agent.cli.terminal import print_json, say
+    from agent.cli.terminal import print_json, safe, say
     from agent.config import load_bootstrap
     from agent.detect.canary import MARK, TOKEN
     from agent.service import accepted_last
@@ -84,13 +84,13 @@ def canary(
     else:
         watch.report.say(write or "")
     if stuck:
-        raise VedetteError(stuck)
+        raise VedetteError(safe(stuck))
 
 
 def _condition(stream: str, bootstrap: Path) -> str:
     """Return how the daemon says that *stream* is."""
     try:
-        status = asked({"do": "status"}, bootstrap)[stream]
+        status = asked({"do": "status"}, bootstrap).get(stream, {"status": "not there any more", "reason": ""})
     except VedetteError as error:
         return str(error)
     return ": ".join(one for one in (f"stream {stream} is {status['status']}", status["reason"]) if one)
@@ -107,7 +107,7 @@ def _put(place: str, token: str, accepted: Accepted, field: str, *, create: bool
     name, _, index = place.partition(":")
     section = accepted.configuration.sources.get(name)
     if not index or section is None:
-        _append(Path(place), token, field, create=create)
+        append(Path(place), token, field, create=create)
         return
     source = build_source(accepted.configuration, accepted.locator, name)
     if not isinstance(source, Plantable):
@@ -131,7 +131,7 @@ def _document(token: str, field: str) -> dict[str, Any]:
     return nest(fields)
 
 
-def _append(path: Path, token: str, field: str, *, create: bool) -> None:
+def append(path: Path, token: str, field: str, *, create: bool) -> None:
     """Append one line to a log: JSON to a file of JSON, else syslog (RFC 5424). Nothing that is there is touched."""
     import orjson
 

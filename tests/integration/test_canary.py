@@ -168,23 +168,16 @@ def test_without_a_daemon_nothing_is_written(site: Watched) -> None:
 
 def test_what_cannot_be_done_is_refused_before_anything_is_written(site: Watched) -> None:
     site.start()
-    logs = site.folder / "logs"
-    (logs / "link.log").symlink_to(logs / "auth.log")
-    before = (logs / "auth.log").read_bytes()
+    log = site.folder / "logs" / "auth.log"
+    before = log.read_bytes()
     for words, reason in (
-        (("--write", str(logs / "auth.log")), "--stream: expected one with a detector of type canary: main, other"),
-        (("--stream", "main", "--write", str(logs / "new.log")), "no such file"),
-        (("--stream", "main", "--write", str(logs)), "cannot be written to"),
-        (("--stream", "main", "--write", str(logs / "link.log")), "cannot be written to"),
-        (("--stream", "main", "--write", "/dev/null"), "no plain file"),
+        (("--write", str(log)), "--stream: expected one with a detector of type canary: main, other"),
         (("--stream", "main", "--write", "logs:index"), "source logs is of type files"),
+        (("--stream", "main", "--write", str(log.with_name("new.log"))), "no such file"),
     ):
         code, _, error = site.canary(*words)
         assert (code, reason in error) == (3, True), error
-    for words in (("--wait", "short"), ("--wait", "long-enough", "--write", "x"), ("--timeout", "soon")):
-        assert site.canary(*words)[0] == 2
-    assert (logs / "auth.log").read_bytes() == before
-    assert not (logs / "new.log").exists()
+    assert log.read_bytes() == before
 
 
 def test_a_line_for_another_machine_is_printed_anywhere() -> None:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agent.alerting.judge import alert_id
+from agent.cli import app
+from agent.cli import canary as command
 from agent.detect.canary import MARK, MOST, build
 from agent.detect.windows import rank
 from agent.errors import ConfigError
@@ -105,3 +112,53 @@ def test_wrong_options_are_named() -> None:
         build("canary", {"colour": "yellow"}, None)
     with pytest.raises(ConfigError, match=r"^detectors\.canary\.field: "):
         build("canary", {"field": "two words"}, None)
+
+
+# --- the command, as far as it goes without a daemon ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "added"),
+    [
+        ("a.log", b"", b"<14>1 "),
+        ("a.json", b"", b'{"@timestamp":"'),
+        ("a.log", b"Jan  1 12:00:00 web1 app: {\n", b"<14>1 "),
+        ("a.log", b"Jan  1 12:00:00 web1 app: unended", b"\n<14>1 "),
+        ("a.log", b'plain\n{"message": "x"}\n\n', b'{"@timestamp":"'),
+        ("a.json", b"Jan  1 12:00:00 web1 app: no JSON\n", b"<14>1 "),
+    ],
+)
+def test_a_line_is_appended_in_the_form_of_the_log(tmp_path: Path, name: str, before: bytes, added: bytes) -> None:
+    """What is there stays as it is, and the line is one of its own."""
+    log = tmp_path / name
+    log.write_bytes(before)
+    command.append(log, TOKEN, "url.original", create=False)
+    after = log.read_bytes()
+    assert after.startswith(before + added)
+    assert after.endswith(b"\n")
+    assert after.removeprefix(before).strip().count(b"\n") == 0
+    line = after.splitlines()[-1]
+    texts = [json.loads(line)["message"], json.loads(line)["url"]["original"]] if b"{" in line else [line.decode()]
+    assert all(text.endswith(MARK + TOKEN) for text in texts)
+
+
+def test_only_a_plain_file_is_written_to(tmp_path: Path) -> None:
+    """Not through a link that somebody put there, not into a device, and none is made unasked."""
+    log = tmp_path / "a.log"
+    log.touch()
+    (tmp_path / "link.log").symlink_to(log)
+    os.mkfifo(tmp_path / "pipe.log")
+    for place in (tmp_path, tmp_path / "link.log", tmp_path / "pipe.log", Path("/dev/null"), tmp_path / "new.log"):
+        with pytest.raises(ConfigError, match=re.escape(str(place))):
+            command.append(place, TOKEN, "message", create=False)
+    assert not log.read_bytes()
+    assert not (tmp_path / "new.log").exists()
+    command.append(tmp_path / "new.log", TOKEN, "message", create=True)
+    assert (tmp_path / "new.log").read_text().endswith(f"{MARK}{TOKEN}\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["--wait", "short"], ["--wait", f"{TOKEN}\n"], ["--wait", TOKEN, "--write", "x"], ["--timeout", "soon"]]
+)
+def test_a_wrong_usage_is_said_before_anything_is_looked_at(words: list[str]) -> None:
+    assert CliRunner().invoke(app, ["canary", "-b", "nowhere.yml", *words]).exit_code == 2
