@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +17,9 @@ from agent.detect.model import load as load_model
 from agent.errors import ConfigError, TrustError
 from agent.featurise.recipe import schema_hash
 from agent.model import Timestamp
+from agent.normalise.clock import from_datetime
 from agent.pipeline import Filter, Pipeline
-from agent.ports import Detector, Referring, Sink, Source
+from agent.ports import Detector, Referring, Ruled, Sink, Source
 from agent.state import State
 from agent.stream import Stream
 from agent.trust.admission import Admitted, Terms, admit
@@ -34,7 +35,7 @@ def build_pipeline(
     models: Sequence[Detector] = (),
 ) -> Pipeline:
     """Make the detectors and filters that *stream* names; ConfigError with the line of what is wrong."""
-    detectors = [*(_detector(configuration, locator, name, cache) for name in stream.detectors), *models]
+    detectors = [*(build_detector(configuration, locator, name, cache) for name in stream.detectors), *models]
     filters = [
         Filter(name, {key: frozenset(values) for key, values in configuration.filters[name].items()})
         for name in stream.filters
@@ -43,6 +44,22 @@ def build_pipeline(
     if repeated := sorted({id for id in ids if ids.count(id) > 1}):
         raise ConfigError(f"two detectors of one stream have the id {', '.join(repeated)}")
     return Pipeline(detectors, filters)
+
+
+def build_detector(configuration: Configuration, locator: Locator, name: str, cache: Path | None) -> Detector:
+    section = configuration.detectors[name]
+    with _at(locator("detectors", name)):
+        return plugins.detector(section.type)(name, section.options, cache)
+
+
+def strangers(configuration: Configuration, detectors: Iterable[Detector]) -> list[str]:
+    """Return the rules that have an exception and are none of *detectors*': gone by now, or a slip of the pen."""
+    if not configuration.exceptions:
+        return []
+    known = set(configuration.models)
+    for one in detectors:
+        known |= {rule.id for rule in one.rules()} if isinstance(one, Ruled) else {one.id}
+    return [one.rule for one in configuration.exceptions if one.rule not in known]
 
 
 def build_source(configuration: Configuration, locator: Locator, name: str) -> Source:
@@ -163,13 +180,8 @@ def build_judge(
         suppressions={rule: Suppression(tuple(one.by), one.minutes * 60) for rule, one in settings.suppress.items()},
         span=span,
         stamp=stamp,
+        exceptions={one.rule: from_datetime(one.until) for one in configuration.exceptions},
     )
-
-
-def _detector(configuration: Configuration, locator: Locator, name: str, cache: Path | None) -> Detector:
-    section = configuration.detectors[name]
-    with _at(locator("detectors", name)):
-        return plugins.detector(section.type)(name, section.options, cache)
 
 
 def _made(make: T | None, connector: str, what: str) -> T:

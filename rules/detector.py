@@ -110,6 +110,9 @@ class SigmaDetector:
             self._bound[key] = Binder(kind, rule.category, tests=None).bind(rule.condition)
         return self._bound[key]
 
+    def rules(self) -> Sequence[Description]:
+        return [self.describe(rule) for rule in self._engine.rules]
+
     def describe(self, rule: Rule) -> Description:
         """Return what an alert says of *rule*."""
         known = self._descriptions.get(rule.id)

@@ -15,7 +15,7 @@ Role: TypeAlias = Literal[
     "viewer", "analyst", "detection-engineer", "data-scientist", "ml-engineer", "operator", "auditor", "admin"
 ]
 ROLES: tuple[str, ...] = get_args(Role)
-"""Viewer, analyst and auditor change nothing: they are named so that who holds them can be seen and counted."""
+"""Viewer and auditor change nothing: they are named so that who holds them can be seen and counted."""
 ARTIFACTS = "artifacts"
 """The permission to sign a model artifact; all others are named after the section that they let change."""
 
@@ -46,6 +46,7 @@ PERMISSIONS: Mapping[str, Permission] = _rows(
         "detectors": "detection-engineer",
         "filters": "detection-engineer",
         "alerts": "detection-engineer",
+        "exceptions": "detection-engineer analyst",
         "models": "ml-engineer",
         "audit": "",
         "access": "",

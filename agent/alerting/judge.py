@@ -39,6 +39,8 @@ OPERATOR = "vedette.alerting"
 ``<hour>/<rule>`` is how many different alerts have been counted, one more than the cap at most; ``<hour>/<alert id>``
 is one of them; ``""`` is the hour before which all has been forgotten.
 """
+EXCEPTED = "excepted"
+"""Counts findings that an exception keeps from being alerts: all of them, and under ``excepted.<rule>`` each rule's."""
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 _HOURS_KEPT = 24
@@ -161,9 +163,12 @@ class Judge:
         suppressions: Mapping[str, Suppression] | None = None,
         stamp: Mapping[str, Any] | None = None,
         span: tuple[Timestamp, Timestamp] | None = None,
+        exceptions: Mapping[str, Timestamp] | None = None,
     ) -> None:
         """*stamp*: what every alert says under ``vedette`` of the configuration it was raised under; without one it is
-        ``trust: local``. With a *span*, findings about other times than [start, end) make no alerts."""
+        ``trust: local``. With a *span*, findings about other times than [start, end) make no alerts.
+
+        *exceptions* say by rule until when its findings, by event time, are counted and make no alerts."""
         self._normaliser = normaliser
         self._tenant = tenant
         self._stream = stream
@@ -171,6 +176,7 @@ class Judge:
         self._suppressions = suppressions or {}
         self._stamp = stamp or {"trust": "local"}
         self._span = span
+        self._exceptions = exceptions or {}
 
     @property
     def fields(self) -> frozenset[str]:
@@ -186,7 +192,7 @@ class Judge:
         fetch: Fetch,
         watermark: Timestamp,
     ) -> list[Alert]:
-        """Return one alert for each finding, those past the cap marked as not to be delivered.
+        """Return one alert for each finding without exception, those past the cap marked as not to be delivered.
 
         *fetch* gets whole records of evidence that *batch* does not hold, or not whole, in one call. What was counted
         for hours that *watermark* has long passed is forgotten.
@@ -195,7 +201,8 @@ class Judge:
         records = batch.records
         lost = [loss_finding(notice, records.as_of) for notice in records.notices if notice.lost]
         worn = [expired_finding(one, records.as_of) for one in records.notices if one.action == MODEL_EXPIRED]
-        everything = [*filter(self._is_wanted, findings), *_once_a_partition(dead), *lost, *worn]
+        findings = [one for one in findings if self._is_wanted(one, state)]
+        everything = [*findings, *_once_a_partition(dead), *lost, *worn]
         at_hand = _at_hand(findings, dead, batch)
         wanted = {one.evidence[0] for one in everything if one.evidence}
         missing = wanted if records.projected else wanted - at_hand.keys()
@@ -212,8 +219,15 @@ class Judge:
             alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records, state))
         return alerts
 
-    def _is_wanted(self, finding: Finding) -> bool:
-        return self._span is None or self._span[0] <= finding.time < self._span[1]
+    def _is_wanted(self, finding: Finding, state: StateView) -> bool:
+        if self._span is not None and not self._span[0] <= finding.time < self._span[1]:
+            return False
+        until = self._exceptions.get(finding.detector.id)
+        if until is None or finding.time >= until:
+            return True
+        state.count(EXCEPTED)
+        state.count(f"{EXCEPTED}.{finding.detector.id}")
+        return False
 
     def _alerts(
         self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, records: Records, state: StateView

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +85,7 @@ def init(
         bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), name=who, principal=me))
         config.write_text(_STARTER.format(logs=_quoted(logs)))
         schema.write_text(_schema_text(Configuration.model_json_schema()))
-        _sign(bootstrap, private)
+        say_signed(sign_as(bootstrap, private))
     say(f"signing key of {who}: {path}")
     say(f"trust root: {bootstrap}; configuration: {config}, its schema for editors beside it")
     say("trust: single-user - you sign everything until the configuration names a second principal", "yellow")
@@ -100,8 +102,10 @@ def check(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     """
     from agent.assemble import build_sink, build_stream
     from agent.cli.terminal import print_json, safe, say
+    from agent.config.edit import instant_text
     from agent.config.load import read
     from agent.config.revision import FILE, Files, assumed
+    from agent.normalise.clock import to_datetime
     from agent.store.sqlite import clock
 
     where, root, before, above = standing(bootstrap)
@@ -112,16 +116,20 @@ def check(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     refused = [
         str(one) for id in candidate.configuration.streams for one in build_stream(candidate, id, None, clock()).refused
     ]
+    over = candidate.configuration.exceptions_over(to_datetime(clock()))
     verdict = _verdict(where.configuration, root, before, above)
     rows = _needs(candidate, before, root)
     if as_json:
         print_json([{"revision": candidate.revision, "digest": candidate.digest, "sections": rows, "refused": refused,
-                     "accepted": verdict is None, "reason": str(verdict or "")}])  # fmt: skip
+                     "over": [one.rule for one in over], "accepted": verdict is None,
+                     "reason": str(verdict or "")}])  # fmt: skip
     else:
         say(f"revision {candidate.revision}, {candidate.digest}; trust: {candidate.trust}")
         _say_needs(rows)
         for one in refused:
             say(safe(one), "bold red")
+        for past in over:
+            say(f"exception over since {instant_text(past)}: {safe(past.rule)}; 'vedette rules enable' removes it")
         say(
             "it would be taken" if verdict is None else f"not taken: {safe(verdict)}",
             "green" if verdict is None else "",
@@ -136,11 +144,21 @@ def sign(bootstrap: Bootstrap = BOOTSTRAP, key: Key = None, passphrase_file: Pas
 
     Example: vedette config sign -b bootstrap.yml --key ~/.config/vedette/keys/alice.pem
     """
-    _sign(bootstrap, unlock(key, passphrase_file))
+    say_signed(sign_as(bootstrap, unlock(key, passphrase_file)))
 
 
-def _sign(bootstrap: Path, private: PrivateKey) -> None:
-    from agent.cli.terminal import say
+@dataclass(frozen=True)
+class Signed:
+    """What a signature came to: over which revision, whose, what it changes, and what is still missing."""
+
+    revision: int
+    signer: str
+    sections: list[dict[str, Any]]
+    missing: str
+
+
+def sign_as(bootstrap: Path, private: PrivateKey) -> Signed:
+    """Sign the configuration as it lies, beside the signatures of others over the same text."""
     from agent.config import load_bootstrap, root_of
     from agent.config.load import read
     from agent.config.revision import ENVELOPE, FILE, PAYLOAD_TYPE, Files, assumed
@@ -160,25 +178,30 @@ def _sign(bootstrap: Path, private: PrivateKey) -> None:
     try:
         _, root, before, above = standing(bootstrap)
     except ConfigError as error:
-        _replace(where.configuration / ENVELOPE, signed)
-        one = candidate.policy.principals.get(me)
-        say(f"signed revision {candidate.revision} as {one or 'somebody whom the configuration does not name'}")
-        say(f"whether that is enough is not known here: {error}", "yellow")
-        return
+        _replace(path, signed)
+        signer = str(candidate.policy.principals.get(me) or "somebody whom the configuration does not name")
+        return Signed(candidate.revision, signer, [], f"whether that is enough is not known here: {error}")
     last = max(before.revision if before else 0, above)
     if candidate.revision <= last:
         raise ConfigError(
             f"revision: expected more than {last}, which was accepted before, got {candidate.revision}; raise it first",
             candidate.locator("revision"),
         )
-    _replace(where.configuration / ENVELOPE, signed)
+    _replace(path, signed)
     known = {one.key_id: str(one) for one in [*root, *(before.policy.principals.values() if before else ())]}
     who = known.get(me) or "somebody whom the configuration in force does not name"
-    say(f"signed revision {candidate.revision} as {who}")
     verdict = _verdict(where.configuration, root, before, above)
-    _say_needs(_needs(candidate, before, root))
-    if verdict is not None:
-        say(f"not enough yet: {verdict}", "yellow")
+    missing = "" if verdict is None else f"not enough yet: {verdict}"
+    return Signed(candidate.revision, who, _needs(candidate, before, root), missing)
+
+
+def say_signed(signed: Signed) -> None:
+    from agent.cli.terminal import say
+
+    say(f"signed revision {signed.revision} as {signed.signer}")
+    _say_needs(signed.sections)
+    if signed.missing:
+        say(signed.missing, "yellow")
 
 
 @app.command("diff")
@@ -187,18 +210,28 @@ def diff(bootstrap: Bootstrap = BOOTSTRAP) -> None:
 
     Example: vedette config diff -b bootstrap.yml
     """
-    from agent.cli.terminal import safe, say
     from agent.config.load import read
     from agent.config.revision import FILE
 
     where, _, before, _ = standing(bootstrap)
-    old = before.files.text.decode().splitlines() if before else []
-    new = read(where.configuration / FILE).decode().splitlines()
     name = f"revision {before.revision}" if before else "nothing accepted yet"
-    lines = list(difflib.unified_diff(old, new, name, str(where.configuration / FILE), lineterm=""))
+    path = where.configuration / FILE
+    lines = differences(before.files.text if before else b"", read(path), name, str(path))
+    say_differences(lines)
+    raise typer.Exit(1 if lines else 0)
+
+
+def differences(old: bytes, new: bytes, old_name: str, new_name: str) -> list[str]:
+    """Return a unified diff of two configurations."""
+    before, after = old.decode().splitlines(), new.decode().splitlines()
+    return list(difflib.unified_diff(before, after, old_name, new_name, lineterm=""))
+
+
+def say_differences(lines: list[str]) -> None:
+    from agent.cli.terminal import safe, say
+
     for line in lines:
         say(safe(line), {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
-    raise typer.Exit(1 if lines else 0)
 
 
 @app.command("apply")
@@ -320,11 +353,27 @@ def _say_needs(rows: list[dict[str, Any]]) -> None:
         )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Let *path* hold *content*, whole, whatever lies there; a link is replaced and not followed."""
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Let the configuration in *path* be *new*, with owner and mode as they are, if it is still *old*."""
+    from agent.config.load import read
+
+    place = path.resolve()
+    if read(place) != old:
+        raise ConfigError("it was changed meanwhile and is left as it is; try again", str(path))
+    _replace(place, new, place.stat())
+
+
+def _replace(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
+    """Let *path* hold *content*, whole, whatever lies there; a link is replaced and not followed.
+
+    *like*: whose owner and mode it gets.
+    """
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         with fresh.open("xb") as file:
+            if like is not None:
+                os.fchown(file.fileno(), like.st_uid, like.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(like.st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -5,13 +5,14 @@ through `accept` alone: signed, by principals who may, and newer than what ran b
 """
 
 from agent.config.load import Locator, load, load_bootstrap
-from agent.config.model import Bootstrap, Configuration, ModelConfig, SinkConfig, StreamConfig
+from agent.config.model import Bootstrap, Configuration, ExceptionConfig, ModelConfig, SinkConfig, StreamConfig
 from agent.config.revision import Accepted, Files, accept, root_of
 
 __all__ = [
     "Accepted",
     "Bootstrap",
     "Configuration",
+    "ExceptionConfig",
     "Files",
     "Locator",
     "ModelConfig",

@@ -84,6 +84,13 @@ def read_yaml(text: bytes, path: Path) -> tuple[Any, Locator]:
     return data, Locator(path, dict(_lines(node)))
 
 
+def compose(text: str) -> yaml.MappingNode:
+    """Return the nodes of *text*, which `parse` has taken, for where in it everything stands."""
+    node = yaml.compose(text, Loader=_Loader)
+    assert isinstance(node, yaml.MappingNode)
+    return node
+
+
 def _parse(model: type[SectionT], text: bytes, path: Path) -> tuple[SectionT, Locator]:
     data, locator = read_yaml(text, path)
     try:

@@ -100,6 +100,13 @@ class ExceptionConfig(_Section):
     owner: Line
     """Whom to ask."""
 
+    @field_validator("rule")
+    @classmethod
+    def _not_ours(cls, rule: str) -> str:
+        if rule.startswith("vedette."):
+            raise ValueError("what Vedette says of itself cannot be silenced")
+        return rule
+
 
 class DeadLettersConfig(_Section):
     max_bytes: int = Field(default=1 << 30, ge=0)

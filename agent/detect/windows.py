@@ -101,7 +101,8 @@ def parse(model: type[OptionsT], id: str, options: Mapping[str, Any]) -> Options
         return model.model_validate(dict(options))
     except ValidationError as error:
         reasons = [
-            f"{'.'.join(['detectors', id, *map(str, item['loc'])])}: {item['msg']}"
+            f"{'.'.join(['detectors', id, *map(str, item['loc'])])}: "
+            f"{'unknown key' if item['type'] == 'extra_forbidden' else item['msg']}"
             for item in error.errors(include_url=False)
         ]
         raise ConfigError("; ".join(reasons)) from None

@@ -261,7 +261,7 @@ def test_a_capped_operator_recovers_when_the_flood_is_over() -> None:
     ("options", "message"),
     [
         ({"entity": None}, "detectors.x.entity"),
-        ({"colour": "red"}, "detectors.x.colour: Extra inputs"),
+        ({"colour": "red"}, "detectors.x.colour: unknown key"),
         ({"bucket": "1 fortnight"}, "detectors.x.bucket: .*such as 90s, 5m"),
         ({"bucket": 3600}, "detectors.x.bucket"),
         ({"bucket": "0s"}, "detectors.x.bucket"),

@@ -232,7 +232,7 @@ def test_expectation_moves_from_the_level_to_the_slot() -> None:
         ({"threshold": 0}, "detectors.x.threshold"),
         ({"threshold": 0.7}, "detectors.x.threshold"),
         ({"min_count": 0}, "detectors.x.min_count"),
-        ({"value": ["source.ip"]}, "detectors.x.value: Extra inputs"),
+        ({"value": ["source.ip"]}, "detectors.x.value: unknown key"),
         ({"entity": []}, "detectors.x.entity"),
     ],
 )
