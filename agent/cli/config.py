@@ -45,6 +45,7 @@ _TRUST = """\
 # What this machine is told by hand: where things lie, and whom it trusts before it has read anything.
 data: {data}
 configuration: .
+{listen}  # /livez, /readyz and /metrics over HTTP, without a login
 trust_root:
   {name}:
 {principal}"""
@@ -55,6 +56,9 @@ def init(
     data: Annotated[Path | None, typer.Option("--data", "-d", help="Data folder (default: data in it).")] = None,
     logs: Annotated[str, typer.Option("--logs", help="What to read, to begin with.")] = "/var/log",
     name: Annotated[str | None, typer.Option("--name", help="Your name as a principal (default: your login).")] = None,
+    listen: Annotated[
+        str | None, typer.Option("--listen", help="Serve health and metrics there, such as 127.0.0.1:9464.")
+    ] = None,
     key: Key = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -72,6 +76,7 @@ def init(
     check_name(who)
     path = key or key_path(who)
     where = (folder / (data or "data")).resolve()
+    served = "# listen: 127.0.0.1:9464" if listen is None else f"listen: {_quoted(listen)}"
     bootstrap, config, schema = folder / "bootstrap.yml", folder / FILE, folder / "vedette.schema.json"
     for taken in (bootstrap, config):
         if taken.exists():
@@ -82,7 +87,7 @@ def init(
         folder.mkdir(parents=True, exist_ok=True)
         private = make(path, passphrase_file)
         me = principal(private, ["admin"], 4)
-        bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), name=who, principal=me))
+        bootstrap.write_text(_TRUST.format(data=_quoted(str(data or "data")), listen=served, name=who, principal=me))
         config.write_text(_STARTER.format(logs=_quoted(logs)))
         schema.write_text(_schema_text(Configuration.model_json_schema()))
         say_signed(sign_as(bootstrap, private))

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from agent.cli import config
+from agent.config import load_bootstrap
 from agent.config.revision import ENVELOPE, FILE
 from agent.control import ask
 from agent.errors import ConfigError, VedetteError
@@ -62,6 +63,17 @@ def test_init_makes_a_set_up_that_runs(tmp_path: Path) -> None:
     process.communicate(timeout=30)
     assert process.returncode == 0
     assert next(one for one in said if one["message"] == "configuration accepted")["vedette.signers"] == ["alice"]
+
+
+def test_init_says_where_health_is_served(tmp_path: Path) -> None:
+    """An address that cannot be leaves nothing behind; without one there is a hint."""
+    wrong = init(tmp_path, "--listen", "9464")
+    assert wrong.returncode == 3
+    assert "listen" in wrong.stderr
+    assert not (tmp_path / "keys" / "alice.pem").exists()
+    done = init(tmp_path, "--listen", "[::1]:9464")
+    assert done.returncode == 0, done.stderr
+    assert load_bootstrap(tmp_path / "etc" / "bootstrap.yml").listen == "[::1]:9464"
 
 
 def test_init_overwrites_nothing_and_keeps_keys_away_from_the_service(tmp_path: Path) -> None:
