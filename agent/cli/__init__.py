@@ -7,6 +7,7 @@ refused, 5 unreachable.
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -47,6 +48,22 @@ app.add_typer(keys.app, name="access")
 app.add_typer(alerts.app, name="alerts")
 app.add_typer(audit.app, name="audit")
 app.add_typer(deadletter.app, name="deadletter")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"vedette {version('vedette')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

@@ -102,6 +102,7 @@ def test_export_as_csv(data: Path, capsys: pytest.CaptureFixture[str], monkeypat
         (["alerts", "list", "--min-level", "huge"], 2),
         (["nonsense"], 2),
         (["--help"], 0),
+        (["--version"], 0),
     ],
 )
 def test_exit_codes(
