@@ -179,19 +179,39 @@ class _Change:
 
         path = str(self.file.path)
         lines = config.differences(self.file.text, self.text, path, path)
+        pending = _pending(self.file, bootstrap)
         if not as_json:
             say(safe(self.heading), "bold")
             config.say_differences(lines)
+            for section in pending:
+                say(f"not applied yet, and signed with it: {section}", "yellow")
         private = unlock(key, passphrase_file) if sign else None
         config.rewrite(self.file.path, self.file.text, self.text)
-        signed = config.sign_as(bootstrap, private) if private else None
+        try:
+            signed = config.sign_as(bootstrap, private) if private else None
+        except VedetteError:
+            config.rewrite(self.file.path, self.text, self.file.text)
+            raise
         following = f"vedette config {'apply' if signed and not signed.missing else 'sign'} -b {bootstrap}"
         if as_json:
-            print_json([{**self.facts, "diff": lines, "signed": asdict(signed) if signed else None, "next": following}])
+            done = {"diff": lines, "pending": pending, "signed": asdict(signed) if signed else None}
+            print_json([{**self.facts, **done, "next": following}])
             return
         if signed:
             config.say_signed(signed)
         say(f"next: {following}")
+
+
+def _pending(file: _File, bootstrap: Path) -> list[str]:
+    """Return the sections in which the file differs from what runs already; none where that cannot be known."""
+    from agent.cli.config import standing
+    from agent.config.revision import changes
+
+    try:
+        _, _, before, _ = standing(bootstrap)
+    except ConfigError:
+        return []
+    return changes(before.configuration, file.configuration) if before else []
 
 
 def _rows(file: _File) -> list[dict[str, Any]]:

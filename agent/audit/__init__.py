@@ -8,7 +8,7 @@ from agent.audit.copy import Copy
 from agent.audit.leaf import ACTIONS, Action, Entry, Leaf
 from agent.audit.note import Signer, Verifier
 from agent.audit.proof import Proof, Proven, check_proof, prove
-from agent.audit.verify import LogBroken, Report, Verification, check_alerts, check_stored, verify
+from agent.audit.verify import LogBroken, Report, Verification, check_alerts, check_stored, not_stored, verify
 
 __all__ = [
     "ACTIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "check_alerts",
     "check_proof",
     "check_stored",
+    "not_stored",
     "prove",
     "verify",
 ]

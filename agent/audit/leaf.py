@@ -29,6 +29,8 @@ from agent.errors import TrustError
 from agent.model import Timestamp
 
 VERSION = 1
+END_OF_TIME = 253_402_300_800_000_000
+"""No leaf is of a year after 9999."""
 ALLOWING = frozenset({"start", "configuration-accepted", "configuration-applied", "detector-loaded"})
 """Actions that say why what runs may run."""
 
@@ -185,7 +187,7 @@ def decode(data: bytes) -> Leaf:
     except (ValueError, TypeError, KeyError):
         raise TrustError(f"expected a leaf of version {VERSION}, found {data[:80]!r}") from None
     kinds = tuple(map(type, (leaf.number, leaf.time, leaf.actor, leaf.action, leaf.stream, leaf.data)))
-    if len(found) != 7 or kinds != (int, int, str, str, str, dict):
+    if len(found) != 7 or kinds != (int, int, str, str, str, dict) or not 0 <= leaf.time < END_OF_TIME:
         raise TrustError(f"expected a leaf of version {VERSION}, found {data[:80]!r}")
     return leaf
 

@@ -5,14 +5,20 @@ What is trusted is the verifier key alone. Leaves and checkpoints may come from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 from agent.audit.leaf import Entry, Leaf, decode, members_tree
 from agent.audit.merkle import Frontier, leaf_hash
 from agent.audit.note import Verifier, open_checkpoint
 from agent.errors import TrustError
 from agent.model import NO_TIME, Timestamp
+
+
+_NO_MORE: tuple[float, Iterable[tuple[int, bytes]]] = math.inf, ()
 
 
 class LogBroken(TrustError):
@@ -30,7 +36,8 @@ class LogBroken(TrustError):
 class Report:
     """What was verified: *leaves*, the first *signed* of which are under the last checkpoint, the *note*.
 
-    Of the *members*, alerts that the leaves stand for, *pruned* were forgotten on record.
+    Of the *members*, alerts that the leaves stand for, *pruned* were forgotten on record, none of them behind the leaf
+    *pruned_to*.
     """
 
     origin: str
@@ -40,6 +47,7 @@ class Report:
     checkpoints: int
     members: int
     pruned: int
+    pruned_to: int
     first: Timestamp
     last: Timestamp
 
@@ -63,6 +71,7 @@ class Verification:
         self._frontier = Frontier()
         self._held = 0
         self._members = self._pruned = 0
+        self._pruned_to = -1
         self._first = self._last = NO_TIME
 
     def take(self, entry: Entry) -> Leaf:
@@ -82,6 +91,7 @@ class Verification:
         self._members += len(entry.members)
         if leaf.action == "alerts-pruned":
             self._pruned += _whole(leaf.data.get("alerts"))
+            self._pruned_to = max(self._pruned_to, _whole(leaf.data.get("last_leaf")))
         self._first = leaf.time if number == 0 else self._first
         self._last = leaf.time
         return leaf
@@ -95,7 +105,8 @@ class Verification:
             raise self._broken(0, "no checkpoint signs any of the leaves: the checkpoints were removed")
         return Report(
             origin=self._origin, leaves=size, signed=signed, note=self._note, checkpoints=len(self._roots),
-            members=self._members, pruned=self._pruned, first=self._first, last=self._last,
+            members=self._members, pruned=self._pruned, pruned_to=self._pruned_to,
+            first=self._first, last=self._last,
         )  # fmt: skip
 
     def _decode(self, entry: Entry) -> Leaf:
@@ -137,13 +148,34 @@ def verify(entries: Iterable[Entry], checkpoints: Iterable[str], key: Verifier) 
     return verification.finish()
 
 
-def check_stored(report: Report, stored: int, key: Verifier) -> None:
-    """Hold how many alerts are *stored*, at the moment of the report's last leaf, to the log: none was deleted."""
+def check_stored(report: Report, stored: int, gone: Iterable[tuple[int, bytes]], key: Verifier) -> None:
+    """Hold how many alerts are *stored*, at the moment of the report's last leaf, to the log: none was deleted.
+
+    If any was, *gone* (`not_stored`) says which: all behind the leaf where pruning ended, none before it.
+    """
     missing = report.members - report.pruned - stored
     if missing > 0:
-        raise LogBroken(key.name, 0, f"{missing:,} alerts that the log stands for were deleted, not pruned on record")
+        number, one = next(((leaf, one) for leaf, one in gone if leaf > report.pruned_to), (0, b""))
+        which = f": leaf {number:,} has {_brief(one)}" if one else ""
+        text = f"{missing:,} alerts that the log stands for were deleted, not pruned on record{which}"
+        raise LogBroken(key.name, number, text)
     if missing < 0:
         raise LogBroken(key.name, 0, f"{-missing:,} more alerts are stored than the log stands for")
+
+
+def not_stored(entries: Iterable[Entry], alerts: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Yield the members without a stored alert, each with the number of its leaf; both are given by leaf."""
+    stored = groupby(alerts, itemgetter(0))
+    leaf, kept = next(stored, _NO_MORE)
+    for entry in entries:
+        while leaf < entry.number:
+            leaf, kept = next(stored, _NO_MORE)
+        known = {one for _, one in kept} if leaf == entry.number else set()
+        yield from ((entry.number, one) for one in entry.members if one not in known)
+
+
+def _brief(one: bytes) -> str:
+    return one.decode("utf-8", "replace")[:200]
 
 
 def _whole(value: object) -> int:
@@ -151,14 +183,17 @@ def _whole(value: object) -> int:
 
 
 def check_alerts(alerts: Iterable[tuple[int, bytes]], members: Callable[[int], Sequence[bytes]], key: Verifier) -> int:
-    """Hold stored alerts, each the number of its leaf and its member, to the log; return how many they are."""
-    number, known, count = -1, frozenset[bytes](), 0
+    """Hold stored alerts, each the number of its leaf and its member, to the log; return how many they are.
+
+    They are in order of their leaves, and each is there once: a copy of one must not make up for another.
+    """
+    number, known, count = -1, set[bytes](), 0
     for leaf, one in alerts:
-        if leaf != number:
-            number, known = leaf, frozenset(members(leaf))
-        if one not in known:
-            raise LogBroken(
-                key.name, leaf, f"a stored alert was edited or added: leaf {leaf:,} has no {one.decode()[:200]}"
-            )
+        if leaf > number:
+            number, known = leaf, set(members(leaf))
+        if leaf < number or one not in known:
+            text = f"a stored alert was edited or added: leaf {leaf:,} has no {_brief(one)}, or had it before"
+            raise LogBroken(key.name, leaf, text)
+        known.remove(one)
         count += 1
     return count

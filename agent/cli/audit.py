@@ -6,8 +6,9 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -47,7 +48,7 @@ def verify(
 
     Example: vedette audit verify --copy audit.ndjson --key vedette/2f1c...+0378a6f2+Ad...
     """
-    from agent.audit import check_alerts, check_stored
+    from agent.audit import check_alerts, check_stored, not_stored
     from agent.audit import verify as hold
     from agent.cli.terminal import print_json, say
     from agent.store import Reader
@@ -58,11 +59,12 @@ def verify(
     trusted = _verifier(key, data)
     alerts = None
     with _json_on_failure(as_json), _log(data, copy, trusted) as (entries, notes, stored):
-        report = hold(entries, [*notes, *(_notes(against, trusted) if against else ())], trusted)
+        report = hold(entries, chain(notes, _notes(against, trusted) if against else ()), trusted)
         if stored is not None:
-            check_stored(report, stored, trusted)
             with Reader(data) as reader:
                 alerts = check_alerts(reader.alert_members(), reader.members, trusted)
+                gone = not_stored(reader.leaves(report.leaves), reader.alert_members())
+                check_stored(report, stored, gone, trusted)
     if as_json:
         print_json([{"ok": True, **asdict(report), "stored_alerts": alerts}])
         return
@@ -156,8 +158,11 @@ def export(data: Data = DATA, output: Output = None) -> None:
 # --- where the log and the key come from ------------------------------------------------------------------------------
 
 
+_Log: TypeAlias = "tuple[Iterable[Entry], Iterable[str], int | None]"
+
+
 @contextmanager
-def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[tuple[Iterable[Entry], list[str], int | None]]:
+def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[_Log]:
     """Give the leaves and the checkpoints of the log in *copy*, or in the store and how many alerts are stored there.
 
     What was written over the store's file and cannot even be read does not hold either.
@@ -174,9 +179,8 @@ def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[tuple[Iterabl
         return
     try:
         with Reader(data) as reader:
-            notes = [note for _, _, note in reader.checkpoints()]
-            leaves, stored = reader.extent()
-            yield reader.leaves(leaves), notes, stored
+            leaves, stored, signed = reader.extent()
+            yield reader.leaves(leaves), (note for _, _, note in reader.checkpoints(signed)), stored
     except apsw.Error as error:
         raise TrustError(f"the store in {data} cannot be read: {error}; keep the data folder as evidence") from None
 
@@ -219,10 +223,10 @@ def _documents(data: Path) -> Iterator[Document]:
 
     origin = _verifier(None, data).name
     with Reader(data) as reader:
-        checkpoints = reader.checkpoints()
-        for entry in reader.leaves():
+        leaves, _, signed = reader.extent()
+        for entry in reader.leaves(leaves):
             yield of_leaf(origin, entry)
-        for size, time, note in checkpoints:
+        for size, time, note in reader.checkpoints(signed):
             yield of_checkpoint(origin, size, time, note)
 
 

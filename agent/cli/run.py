@@ -78,9 +78,10 @@ def plan(
         }
         source.close()
         detectors += pipeline.detectors
+    unknown = set(strangers(configuration, detectors))
     over = [one.rule for one in configuration.exceptions_over(to_datetime(clock()))]
     exceptions = [
-        {**one, "over": one["rule"] in over, "runs": one["rule"] not in strangers(configuration, detectors)}
+        {**one, "over": one["rule"] in over, "runs": one["rule"] not in unknown}
         for one in configuration.section("exceptions")
     ]
     for each in plans.values():

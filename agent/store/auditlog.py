@@ -27,7 +27,10 @@ from agent.store.reader import text_of
 KEY = "audit.key"
 PUBLIC = "audit.pub"
 CHECKPOINT_S = 1.0
-"""Seconds between two checkpoints, at least; under steady load twice as many each time, up to `MOST_CHECKPOINT_S`."""
+"""Seconds between two checkpoints, at least; twice as many each time, up to `MOST_CHECKPOINT_S`, until there was a rest.
+
+A rest is two times the most, so their number is bounded whatever the pace of leaves: one a minute in the long run.
+"""
 MOST_CHECKPOINT_S = 60.0
 _LEAVE_OFF = """
     UPDATE audit_sink SET
@@ -124,7 +127,7 @@ class AuditLog:
         if self.size == self.mark.signed:
             return
         before, self._last = self._last, time.monotonic()
-        busy = self._last - before < 2 * self._pause
+        busy = self._last - before < 2 * MOST_CHECKPOINT_S
         self._pause = min(2 * self._pause, MOST_CHECKPOINT_S) if busy else CHECKPOINT_S
         self._due = self._last + self._pause
         frontier = self.mark.frontier

@@ -11,7 +11,7 @@ import apsw
 import orjson
 
 from agent.audit import Entry, Leaf
-from agent.audit.leaf import decode, member
+from agent.audit.leaf import END_OF_TIME, decode, member
 from agent.errors import ConfigError
 from agent.model import Cursor
 from agent.normalise.clock import to_text
@@ -31,6 +31,14 @@ _ALERT_PAGE = 500
 _FAR = 2**62
 _AS_BYTES = ", ".join(f"coalesce(CAST({name} AS BLOB), x'')" for name in ("bytes", "members", "hash"))
 """SQLite does not hold a tamperer to the types of columns; what he leaves there is judged as bytes."""
+_EXTENT = """
+    SELECT (SELECT coalesce(max(number) + 1, 0) FROM leaf), (SELECT count(*) FROM alert),
+           (SELECT coalesce(max(size), 0) FROM checkpoint)
+"""
+_CHECKPOINTS = """
+    SELECT size, CAST(time AS INTEGER), CAST(note AS BLOB) FROM checkpoint
+    WHERE size > ? AND size <= ? ORDER BY size LIMIT ?
+"""
 _MEMBERS = """
     SELECT number, CAST(leaf AS INTEGER), CAST(id AS BLOB), CAST(revision AS BLOB),
            coalesce(CAST(document AS BLOB), x'')
@@ -123,11 +131,10 @@ class Reader:
             letter["key"] = orjson.loads(letter["key"])
             yield letter
 
-    def extent(self) -> tuple[int, int]:
-        """Return how many leaves there are and how many alerts are stored, at one moment."""
-        sql = "SELECT (SELECT coalesce(max(number) + 1, 0) FROM leaf), (SELECT count(*) FROM alert)"
-        leaves, alerts = self.rows(sql)[0]
-        return leaves, alerts
+    def extent(self) -> tuple[int, int, int]:
+        """Return how many leaves there are, how many alerts are stored and the size last signed, at one moment."""
+        leaves, alerts, signed = self.rows(_EXTENT)[0]
+        return leaves, alerts, signed
 
     def leaves(self, before: int | None = None) -> Iterator[Entry]:
         """Yield the audit log from the first leaf on; a page at a time, so that a writer is not held up."""
@@ -139,10 +146,13 @@ class Reader:
                 yield Entry(number, data, members_of(members), hash)
             rows = self.rows(sql, rows[-1][0], end, _PAGE)
 
-    def checkpoints(self) -> list[tuple[int, int, str]]:
-        """Return size, time and note of all that was signed; asked before `leaves`, those hold all of it."""
-        rows = self.rows("SELECT size, CAST(time AS INTEGER), CAST(note AS BLOB) FROM checkpoint ORDER BY size")
-        return [(size, time or 0, text_of(note)) for size, time, note in rows]
+    def checkpoints(self, upto: int = _FAR) -> Iterator[tuple[int, int, str]]:
+        """Yield size, time and note of what was signed, up to a size of *upto*; a page at a time, as `leaves`."""
+        rows = self.rows(_CHECKPOINTS, -_FAR, upto, _PAGE)
+        while rows:
+            for size, time, note in rows:
+                yield size, min(max(time or 0, 0), END_OF_TIME - 1), text_of(note)
+            rows = self.rows(_CHECKPOINTS, rows[-1][0], upto, _PAGE)
 
     def recorded(self, *, action: str | None = None, since: int | None = None, limit: int = 100) -> list[Leaf]:
         """Return the newest leaves, oldest first."""

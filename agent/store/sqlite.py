@@ -167,9 +167,9 @@ class Store:
         def work(connection: apsw.Connection) -> int:
             gone = _prune(connection, now - days * 86_400 * SECOND, max_bytes)
             if gone:
-                data = {"alerts": gone, "days": days, "max_bytes": max_bytes}
+                data = {"alerts": len(gone), "last_leaf": max(gone), "days": days, "max_bytes": max_bytes}
                 self._log.append(connection, "alerts-pruned", time=now, data=data)
-            return gone
+            return len(gone)
 
         return self._do(work)
 
@@ -529,20 +529,20 @@ def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Wait
     _add(connection, sink, counts)
 
 
-def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> int:
+def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> list[int]:
+    """Forget alerts and return the leaf of each."""
     idle = "NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.alert = alert.number)"
-    connection.execute(f"DELETE FROM alert WHERE created < ? AND {idle}", (before,))  # noqa: S608
-    gone = connection.changes()
+    sql = f"DELETE FROM alert WHERE created < ? AND {idle} RETURNING leaf"  # noqa: S608
+    gone = [leaf for (leaf,) in connection.execute(sql, (before,))]
     excess = connection.execute("SELECT coalesce(sum(bytes), 0) FROM alert").get - max_bytes
     if excess > 0:
-        connection.execute(
+        sql = (
             "DELETE FROM alert WHERE number IN (SELECT number FROM"  # noqa: S608
             f" (SELECT number, sum(bytes) OVER (ORDER BY number) - bytes AS older FROM alert WHERE {idle})"
-            " WHERE older < ?)",
-            (excess,),
+            " WHERE older < ?) RETURNING leaf"
         )
-        gone += connection.changes()
-    _add(connection, "", {"alerts_pruned": gone})
+        gone += [leaf for (leaf,) in connection.execute(sql, (excess,))]
+    _add(connection, "", {"alerts_pruned": len(gone)})
     return gone
 
 

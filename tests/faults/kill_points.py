@@ -202,7 +202,7 @@ def judge_audit(folder: Path) -> list[str]:
     try:
         with Reader(folder / "data") as reader:
             kept = verify(reader.leaves(), [note for _, _, note in reader.checkpoints()], key)
-            check_stored(kept, reader.extent()[1], key)
+            check_stored(kept, reader.extent()[1], (), key)
             check_alerts(reader.alert_members(), reader.members, key)
         lines = [line for line in (folder / "out.ndjson").read_bytes().splitlines() if b'"vedette.audit"' in line]
         copy = Copy(lines, key.name)

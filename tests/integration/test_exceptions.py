@@ -79,3 +79,28 @@ def test_an_exception_for_a_rule_that_nothing_has_is_said_at_the_start(site: Sit
     site.start()
     said = [json.loads(line) for line in site.log.splitlines() if "exception for a rule" in line]
     assert [(line["vedette.rule"], line["log.level"]) for line in said] == [("gone", "warning")]
+
+
+def test_what_else_waits_in_the_file_is_said_before_it_is_signed(site: Site) -> None:
+    """A signature covers the whole file: changes of others that are not applied yet are named first."""
+    site.start()
+    site.end_anyhow()
+    site.sign("root", filters={"chatter": {"message": ["noise"]}})
+    silence = ["rules", "disable", RULE_ID, "--until", "30d", "--reason", "x", *signing(site, "kim")]
+    done = site.ask(*silence, "--json")
+    assert json.loads(done.stdout)["pending"] == ["filters"]
+    said = site.ask("rules", "enable", RULE_ID, *signing(site, "kim")).stdout
+    assert "not applied yet, and signed with it: filters" in said
+
+
+def test_a_signature_that_cannot_be_leaves_the_file_as_it_was(site: Site) -> None:
+    """The file's number is below the one that runs: nothing is signed, and nothing stays changed."""
+    site.sign("root", tenant="other")
+    site.start()
+    site.end_anyhow()
+    site.configuration["revision"] = 0
+    site.sign("root")
+    before = (site.folder / "vedette.yml").read_bytes()
+    done = site.ask("rules", "disable", RULE_ID, "--until", "30d", "--reason", "x", *signing(site, "kim"))
+    assert done.returncode == 3
+    assert (site.folder / "vedette.yml").read_bytes() == before

@@ -65,7 +65,7 @@ def key_of(data: Path) -> str:
 def tamper(data: Path, *statements: str) -> None:
     connection = apsw.Connection(str(data / DATABASE))
     for name in ("leaf_is_append_only", "leaf_is_kept", "checkpoint_is_append_only", "checkpoint_is_kept"):
-        connection.execute(f"DROP TRIGGER {name}")
+        connection.execute(f"DROP TRIGGER IF EXISTS {name}")
     for statement in statements:
         connection.execute(statement)
     connection.close()
@@ -142,6 +142,18 @@ def test_bytes_of_any_kind_in_any_place_are_a_log_that_does_not_hold(
     assert err.count("\n") == 1
     assert audit("show", "-d", data)[0] in (0, 4)
     assert audit("prove", FIRST, "-d", data)[0] in (0, 4)
+
+
+@pytest.mark.parametrize("time", [2**62, -(2**63), 1e300])
+def test_a_time_that_cannot_be_is_no_traceback(audit: Shell, data: Path, tmp_path: Path, time: float) -> None:
+    """A checkpoint's own time is signed by nobody; a leaf's is, and one of no year is no leaf."""
+    tamper(data, f"UPDATE checkpoint SET time = {time}")
+    assert audit("export", "-d", data, "-o", tmp_path / "copy.ndjson")[0] == 0
+    said = {"action": "start", "actor": "", "data": {}, "n": 3, "stream": "", "time": int(time), "v": 1}
+    tamper(data, f"UPDATE leaf SET bytes = '{json.dumps(said)}' WHERE number = 3")
+    for command in ("verify", "show"):
+        code, _, err = audit(command, "-d", data)
+        assert (code, err.count("\n")) == (4, 1)
 
 
 def test_a_file_that_is_no_database_any_more_does_not_hold(audit: Shell, data: Path) -> None:
