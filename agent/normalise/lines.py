@@ -12,12 +12,15 @@ from typing import Any
 
 from agent.errors import RecordError
 from agent.model import SECOND, Timestamp
+from agent.normalise import forms
 from agent.normalise.clock import to_datetime
 from agent.normalise.forms import Form
 from agent.normalise.mapping import Pattern, shipped
 
 Reader = Callable[[bytes], dict[str, Any]]
 
+NO_HEAD = "-"
+"""The program of a line without a syslog head."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = {name: number for number, name in enumerate(_MONTHS, 1)}
 _DAY = 86_400 * SECOND
@@ -76,6 +79,10 @@ def _syslog_reader(as_of: Timestamp) -> Reader:
     def read(raw: bytes) -> dict[str, Any]:
         record = _parse_syslog(_line(raw), date)
         _match_message(record, patterns)
+        if "time" not in record and record.get("program") == NO_HEAD:
+            del record["program"]
+            if "pattern" not in record:
+                raise RecordError("not a syslog line: no time at its start, and of no other form that is known")
         return record
 
     return read
@@ -86,7 +93,7 @@ def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any
         return {name: value for name, value in record.items() if value not in {"-", ""}}
     head = _HEAD.read(line)
     if head is None:
-        raise RecordError("not a syslog line: no time at its start")
+        return {"program": NO_HEAD, "message": forms.text_of(line)}
     rest = head["rest"].encode()
     record = _TAIL.read(rest) or _BARE.read(rest) or {"message": head["rest"].strip()}
     record["time"] = _time_of(head, date)
@@ -117,10 +124,14 @@ def _last_date(latest: datetime, month: int, day: int) -> str:
 def _match_message(record: dict[str, Any], patterns: dict[str, tuple[Pattern, ...]]) -> None:
     """Add the fields that the message holds after the first pattern of its program that fits."""
     message = record.get("message", "").encode()
-    for pattern in patterns.get(record.get("program", ""), patterns[""]):
+    program = record.get("program", "")
+    for pattern in patterns.get(program, () if program == NO_HEAD else patterns[""]):
         if message.startswith(pattern.starts) and (found := pattern.form.read(message)) is not None:
             record["pattern"] = pattern.name
             record.update((name, value) for name, value in found.items() if value)
+            for name, read in pattern.payloads.items():
+                if name in found:
+                    record[name] = read(found[name])
             return
 
 
@@ -132,7 +143,9 @@ def _patterns() -> dict[str, tuple[Pattern, ...]]:
         for patterns in mapping.pattern_sets:
             for program in patterns.programs:
                 found[program] = found.get(program, ()) + patterns.patterns
-    return {program: patterns + found[""] if program else patterns for program, patterns in found.items()}
+    return {
+        program: patterns if program in ("", NO_HEAD) else patterns + found[""] for program, patterns in found.items()
+    }
 
 
 # --- web access -------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ from agent.errors import ConfigError
 from agent.normalise import forms
 from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.forms import Form
+from agent.normalise.payloads import PAYLOADS, Payload
 from agent.normalise.transforms import PLAIN, Transform, constant, hash_of, looked_up
 
 Path: TypeAlias = tuple[str, ...]
@@ -166,16 +167,23 @@ class MappingFile:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A message's form: a literal beginning that selects it, and named groups that become native fields."""
+    """A message's form: a literal beginning that selects it, and named groups that become native fields.
+
+    *payloads* read a group further: its native fields stand in a section of the group's name.
+    """
 
     name: str
     starts: bytes
     form: Form
+    payloads: Mapping[str, Payload] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Patterns:
-    """The patterns for messages of some programs, tried in order."""
+    """The patterns for messages of some programs, tried in order.
+
+    The program ``""`` is any one, ``-`` a line that has no syslog head at all.
+    """
 
     programs: frozenset[str]
     patterns: tuple[Pattern, ...]
@@ -318,13 +326,20 @@ class _Reader:
         )
 
     def _pattern(self, node: yaml.Node) -> Pattern:
-        parts = self._keys(node, "name starts regex", required="name regex")
+        parts = self._keys(node, "name starts regex payload", required="name regex")
         try:
             form = Form(self._text(parts["regex"]))
         except forms.error as error:
             raise self.fail(parts["regex"], f"regular expression refused: {error}") from None
         starts = self._text(parts["starts"]) if "starts" in parts else ""
-        return Pattern(self._text(parts["name"]), starts.encode(), form)
+        payloads = {group: self._payload(reader) for group, reader in self._entries(parts.get("payload"))}
+        return Pattern(self._text(parts["name"]), starts.encode(), form, payloads)
+
+    def _payload(self, node: yaml.Node) -> Payload:
+        name = self._text(node)
+        if name not in PAYLOADS:
+            raise self.fail(node, f"unknown payload {name}; there are {', '.join(PAYLOADS)}")
+        return PAYLOADS[name]
 
     # --- plain YAML, with lines ---------------------------------------------------------------------------------------
 
