@@ -17,7 +17,6 @@ from agent.audit.note import Verifier, open_checkpoint
 from agent.errors import TrustError
 from agent.model import NO_TIME, Timestamp
 
-
 _NO_MORE: tuple[float, Iterable[tuple[int, bytes]]] = math.inf, ()
 
 

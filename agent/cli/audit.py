@@ -18,6 +18,7 @@ from agent.errors import ConfigError, TrustError
 if TYPE_CHECKING:
     from agent.audit import Entry, Leaf, Proof, Proven, Report, Verifier
     from agent.model import Document
+    from agent.store import Reader
 
 app = typer.Typer(help="Read the audit log, hold it to its signatures, prove one alert.", no_args_is_help=True)
 
@@ -51,7 +52,6 @@ def verify(
     from agent.audit import check_alerts, check_stored, not_stored
     from agent.audit import verify as hold
     from agent.cli.terminal import print_json, say
-    from agent.store import Reader
 
     if proof is not None:
         _verify_proof(proof, _verifier(key, data), as_json)
@@ -61,7 +61,7 @@ def verify(
     with _json_on_failure(as_json), _log(data, copy, trusted) as (entries, notes, stored):
         report = hold(entries, chain(notes, _notes(against, trusted) if against else ()), trusted)
         if stored is not None:
-            with Reader(data) as reader:
+            with _store(data) as reader:
                 alerts = check_alerts(reader.alert_members(), reader.members, trusted)
                 gone = not_stored(reader.leaves(report.leaves), reader.alert_members())
                 check_stored(report, stored, gone, trusted)
@@ -90,11 +90,10 @@ def show(
     """
     from agent.audit import ACTIONS
     from agent.cli.terminal import print_json, table
-    from agent.store import Reader
 
     if action is not None and action not in ACTIONS:
         raise typer.BadParameter(f"--action: expected one of {', '.join(ACTIONS)}")
-    with Reader(data) as reader:
+    with _store(data) as reader:
         leaves = reader.recorded(action=action, since=None if since is None else _time(since), limit=limit)
     if as_json:
         print_json(_flat(leaf) for leaf in leaves)
@@ -120,14 +119,13 @@ def prove(
     from agent.audit import check_alerts, check_proof
     from agent.audit import prove as proofs_of
     from agent.cli.terminal import say
-    from agent.store import Reader
 
     trusted = _verifier(key, data)
     with _log(data, copy, trusted) as (entries, notes, _):
         proofs = proofs_of(alert, entries, notes, trusted)
     proven = [check_proof(one, trusted) for one in proofs]
     if copy is None:
-        with Reader(data) as reader:
+        with _store(data) as reader:
             check_alerts(reader.alert_members(proven[0].alert), reader.members, trusted)
     if output is not None:
         output.write_bytes(b"".join(_line(one) for one in proofs))
@@ -163,24 +161,29 @@ _Log: TypeAlias = "tuple[Iterable[Entry], Iterable[str], int | None]"
 
 @contextmanager
 def _log(data: Path, copy: Path | None, key: Verifier) -> Iterator[_Log]:
-    """Give the leaves and the checkpoints of the log in *copy*, or in the store and how many alerts are stored there.
-
-    What was written over the store's file and cannot even be read does not hold either.
-    """
-    import apsw
-
+    """Give the leaves and the checkpoints of the log in *copy*, or in the store with how many alerts it holds."""
     from agent.audit import Copy
-    from agent.store import Reader
 
     if copy is not None:
         with _open(copy) as lines:
             found = Copy(lines, key.name)
         yield found.leaves(), found.checkpoints(), None
         return
+    with _store(data) as reader:
+        leaves, stored, signed = reader.extent()
+        yield reader.leaves(leaves), (note for _, _, note in reader.checkpoints(signed)), stored
+
+
+@contextmanager
+def _store(data: Path) -> Iterator[Reader]:
+    """Give a reader of the store; what was written over its file and cannot even be read does not hold either."""
+    import apsw
+
+    from agent.store import Reader
+
     try:
         with Reader(data) as reader:
-            leaves, stored, signed = reader.extent()
-            yield reader.leaves(leaves), (note for _, _, note in reader.checkpoints(signed)), stored
+            yield reader
     except apsw.Error as error:
         raise TrustError(f"the store in {data} cannot be read: {error}; keep the data folder as evidence") from None
 
@@ -219,10 +222,9 @@ def _open(path: Path) -> Any:
 
 def _documents(data: Path) -> Iterator[Document]:
     from agent.audit.copy import of_checkpoint, of_leaf
-    from agent.store import Reader
 
     origin = _verifier(None, data).name
-    with Reader(data) as reader:
+    with _store(data) as reader:
         leaves, _, signed = reader.extent()
         for entry in reader.leaves(leaves):
             yield of_leaf(origin, entry)

@@ -27,11 +27,9 @@ from agent.store.reader import text_of
 KEY = "audit.key"
 PUBLIC = "audit.pub"
 CHECKPOINT_S = 1.0
-"""Seconds between two checkpoints, at least; twice as many each time, up to `MOST_CHECKPOINT_S`, until there was a rest.
-
-A rest is two times the most, so their number is bounded whatever the pace of leaves: one a minute in the long run.
-"""
+"""Seconds between two checkpoints, at least; twice as many each time until there is a rest."""
 MOST_CHECKPOINT_S = 60.0
+"""Where that ends. A rest is twice as long, so at whatever pace leaves come, there is about one checkpoint a minute."""
 _LEAVE_OFF = """
     UPDATE audit_sink SET
         leaf = coalesce((SELECT min(leaf) FROM outbox WHERE sink = ?1 AND alert IS NULL AND refused IS NULL), ?2),

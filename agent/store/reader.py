@@ -32,7 +32,8 @@ _FAR = 2**62
 _AS_BYTES = ", ".join(f"coalesce(CAST({name} AS BLOB), x'')" for name in ("bytes", "members", "hash"))
 """SQLite does not hold a tamperer to the types of columns; what he leaves there is judged as bytes."""
 _EXTENT = """
-    SELECT (SELECT coalesce(max(number) + 1, 0) FROM leaf), (SELECT count(*) FROM alert),
+    SELECT (SELECT coalesce(max(number) + 1, 0) FROM leaf),
+           (SELECT count(*) FROM alert) - (SELECT count(*) FROM alert WHERE number < 1),
            (SELECT coalesce(max(size), 0) FROM checkpoint)
 """
 _CHECKPOINTS = """
@@ -132,7 +133,10 @@ class Reader:
             yield letter
 
     def extent(self) -> tuple[int, int, int]:
-        """Return how many leaves there are, how many alerts are stored and the size last signed, at one moment."""
+        """Return how many leaves there are, how many alerts are stored and the size last signed, at one moment.
+
+        An alert with a number that the store never gives is as good as deleted: `alert_members` does not see it either.
+        """
         leaves, alerts, signed = self.rows(_EXTENT)[0]
         return leaves, alerts, signed
 
@@ -179,7 +183,7 @@ class Reader:
 
         A page at a time, as `leaves`.
         """
-        rows = self.rows(_MEMBERS, -1, id, _ALERT_PAGE)
+        rows = self.rows(_MEMBERS, 0, id, _ALERT_PAGE)
         while rows:
             for _, leaf, alert, revision, document in rows:
                 yield -1 if leaf is None else leaf, member(text_of(alert), text_of(revision), document)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +162,12 @@ def test_dead_letters_past_the_cap_keep_position_reason_and_digest(store: Store)
 
 def test_the_bytes_of_dead_letters_are_counted_once_and_given_back(store: Store, tmp_path: Path) -> None:
     """A letter that comes again, one that was read after all, a commit that failed: the cap knows what is kept."""
-    store.commit(commit(dead=[letter(1, b"12345678")]))
-    store.commit(commit(dead=[letter(1, b"12345678"), letter(2, b"1")]))
-    assert store.dead_bytes == 9
-    with pytest.raises(apsw.ConstraintError):
-        store.commit(commit(dead=[letter(3, b"1")], changes=Changes(1, (StoredDelta("o", 1, b""),) * 2)))
-    assert store.dead_bytes == 9
+    store.commit(commit(dead=[letter(1, b"1234")]))
+    store.commit(commit(dead=[letter(1, b"1234"), letter(2, b"1")]))
+    assert store.dead_bytes == 5
+    with pytest.raises(ValueError, match="audit action"):
+        store.commit(commit(dead=[letter(3, b"1")], events=[("party", {})]))
+    assert store.dead_bytes == 5
     store.commit(commit(released=[letter(1, b"").reference.identity]))
     assert store.dead_bytes == 1
     store.close()
@@ -173,6 +176,27 @@ def test_the_bytes_of_dead_letters_are_counted_once_and_given_back(store: Store,
     again.close()
     with Reader(tmp_path) as reader:
         assert [decode(one.data).action for one in reader.leaves()].count("batch") == 2, "both that stored a letter"
+
+
+def test_the_bytes_of_dead_letters_are_given_back_if_a_whole_group_fails(store: Store) -> None:
+    """A disk that is full for one is full for all that were to be written with it."""
+    blocked = threading.Event()
+
+    def full(_: apsw.Connection) -> None:
+        raise apsw.FullError
+
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(store.do, lambda _: blocked.wait(10))
+        time.sleep(0.05)  # the two that follow wait for it and so are one group
+        failed = [pool.submit(store.commit, commit(dead=[letter(1, b"1234")]))]
+        time.sleep(0.05)
+        failed.append(pool.submit(store.do, full))
+        time.sleep(0.05)
+        blocked.set()
+        assert [type(one.exception(10)) for one in failed] == [RetryableError, RetryableError]
+    assert store.dead_bytes == 0
+    store.commit(commit(dead=[letter(1, b"1234")]))
+    assert store.dead_bytes == 4
 
 
 def test_the_books_move_what_a_retry_could_read(store: Store) -> None:
