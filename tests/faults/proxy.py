@@ -137,6 +137,8 @@ class FaultProxy:
         self._scripts: list[_Script] = []
         self._clients: set[socket.socket] = set()
         self._listener: socket.socket | None = None
+        self._place: socket.socket | None = None
+        """Keeps the port while nobody listens: it refuses, and no other process gets it."""
         self._closed = threading.Event()
         self._port = 0
         self.struck: list[Strike] = []
@@ -156,6 +158,8 @@ class FaultProxy:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         self._deafen()
+        if self._place is not None:
+            self._place.close()
 
     def script(self, fault: Fault, *, match: Match, when: When, times: int = 1) -> None:
         """Strike the next *times* requests of which *match* holds (method, path with query) and no earlier script."""
@@ -167,9 +171,13 @@ class FaultProxy:
     def _listen(self) -> None:
         if self._closed.is_set():
             return
-        listener = socket.create_server(("127.0.0.1", self._port), backlog=64)
+        listener = socket.create_server(("127.0.0.1", self._port), backlog=64, reuse_port=True)
         self._port = listener.getsockname()[1]
         self._listener = listener
+        if self._place is None:
+            self._place = socket.socket()
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._place.bind(("127.0.0.1", self._port))
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def _accept(self, listener: socket.socket) -> None:
