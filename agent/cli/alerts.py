@@ -6,6 +6,7 @@ import csv
 import sys
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,9 @@ def list_(
     if as_json:
         print_json(_flat(alert) for alert in found[:limit])
         return
+    if not found:
+        say("no alerts" if level or rule or open_only else "no alerts yet", "dim")
+        return
     table(
         ("time (UTC)", "level", "alert", "about", "where", "id", "verdict"),
         ([*_row(alert), alert["verdict"] or ("acked" if alert["acked"] else "")] for alert in found[:limit]),
@@ -94,15 +98,19 @@ def show(ids: Ids, data: Data = DATA, as_json: AsJson = False) -> None:
         say(f"{alert['title']}  [{alert['level']}]", "bold")
         say(f"  id        {alert['id']}  (rule {safe(alert['rule_id'])})")
         say(f"  evidence  {iso(alert['time'])}  found {iso(alert['created'])}  trust {document['vedette']['trust']}")
-        say(f"  why       {safe(document['event']['reason'])}")
+        if about := _about(document):
+            say(f"  about     {safe(about)}")
+        say(f"  why       {safe(document['event']['reason'].removeprefix(alert['title'] + ': '))}")
         for factor in document["vedette"]["explain"]:
             observed, expected = safe(factor["observed"]), safe(factor["expected"])
-            say(f"              {safe(factor['field'])}: {observed}  (expected {expected})")
+            say(f"              {safe(factor['field'])}: {observed}  (expected: {expected})")
+        if description := document["rule"].get("description"):
+            say(f"  means     {safe(' '.join(description.split()))}")
         if author := document["rule"].get("author"):
             say(f"  author    {safe(', '.join(author))}")
-        for technique in document.get("threat", {}).get("technique", {}).get("name", []):
+        for technique in _techniques(document):
             say(f"  ATT&CK    {safe(technique)}")
-        for record in document["vedette"]["evidence"]["records"]:
+        for record in _records(document):
             say(f"  record    {safe(record['path'])} at {safe(record['key'])}")
         if original := document["event"].get("original"):
             say(f"  original  {safe(original)}")
@@ -175,6 +183,8 @@ def export(
                 writer.writerows([cell(value) for value in csv_row(alert)] for alert in found)
 
 
+_WHERE = 24
+"""Characters of a file's or index's name in the list; `show` has the whole."""
 CSV_COLUMNS = ("id", "evidence_time", "found", "level", "title", "reason", "host", "user", "source_ip", "file",
                "techniques", "rule_id", "author", "repeats", "verdict", "acknowledged_by", "note")  # fmt: skip
 
@@ -185,7 +195,7 @@ def csv_row(alert: Mapping[str, Any]) -> list[Any]:
         alert["id"], iso(alert["time"]), iso(alert["created"]), alert["level"], alert["title"],
         document["event"]["reason"], _at(document, "host.name"), _at(document, "user.name"),
         _at(document, "source.ip"), _at(document, "log.file.path"),
-        " ".join(document.get("threat", {}).get("technique", {}).get("id", [])), alert["rule_id"],
+        _at(document, "threat.technique.id"), alert["rule_id"],
         ", ".join(document["rule"].get("author", [])), alert["repeats"], alert["verdict"], alert["acked_by"],
         alert["note"],
     ]  # fmt: skip
@@ -230,16 +240,42 @@ def _flat(alert: Mapping[str, Any]) -> dict[str, Any]:
 
 def _row(alert: Mapping[str, Any]) -> list[object]:
     document = alert["document"]
-    about = [_at(document, name) for name in ("host.name", "user.name", "source.ip")]
-    file = _at(document, "log.file.path") or ""
+    file = _at(document, "log.file.path") or next((one["path"] for one in _records(document)), "")
+    where = Path(str(file)).name
     return [
         iso(alert["time"])[:19].replace("T", " "), alert["level"], alert["title"],
-        " ".join(str(one) for one in about if one), Path(str(file)).name, alert["id"][:8],
+        _about(document), where if len(where) <= _WHERE else f"{where[: _WHERE - 1]}…", alert["id"][:8],
     ]  # fmt: skip
 
 
+def _about(document: Mapping[str, Any]) -> str:
+    return " ".join(str(one) for name in ("host.name", "user.name", "source.ip") if (one := _at(document, name)))
+
+
+def _records(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = document["vedette"]["evidence"]["records"]
+    return found
+
+
+def _techniques(document: Mapping[str, Any]) -> list[str]:
+    """Return id and name of each technique, and then of each subtechnique."""
+    both = ("threat.technique", "threat.technique.subtechnique")
+    pairs = (zip(_all(document, f"{one}.id"), _all(document, f"{one}.name"), strict=False) for one in both)
+    return [" ".join(dict.fromkeys(map(str, pair))) for pair in chain.from_iterable(pairs)]
+
+
 def _at(document: Mapping[str, Any], name: str) -> Any:
+    found = _value(document, name)
+    return " ".join(map(str, found)) if isinstance(found, list) else found
+
+
+def _all(document: Mapping[str, Any], name: str) -> list[Any]:
+    found = _value(document, name)
+    return found if isinstance(found, list) else [] if found is None else [found]
+
+
+def _value(document: Mapping[str, Any], name: str) -> Any:
     found: Any = document
     for part in name.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
-    return " ".join(map(str, found)) if isinstance(found, list) else found
+    return found

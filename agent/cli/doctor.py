@@ -104,6 +104,9 @@ def show(part: str, check: Check, as_json: bool) -> None:
             [{"part": part, "check": check.name, "state": check.state, "detail": check.detail, "remedy": check.remedy}]
         )
         return
-    say(f"{check.state:8} {safe(part)}: {safe(check.name)}: {safe(check.detail)}", _STYLES.get(check.state, ""))
+    say(
+        f"{check.state:8} {safe(part)}: {safe(check.name)}: {safe(check.detail.removeprefix(f'{part}: '))}",
+        _STYLES.get(check.state, ""),
+    )
     if check.remedy:
         say(f"         -> {safe(check.remedy)}")

@@ -176,7 +176,7 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
                 "realised>",
                 "of judged>",
                 "alerts if p is at most>",
-                "until",
+                "until (UTC)",
                 "signed by",
             ),
             (
@@ -188,7 +188,7 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
                     _number(r["realised"]),
                     r["judged"],
                     _number(r["threshold"]),
-                    r["until"],
+                    r["until"][:16].replace("T", " "),
                     r["signer"],
                 )
                 for r in rows

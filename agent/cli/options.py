@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from agent.errors import ConfigError
+
 DATA = Path("/var/lib/vedette")
 
 Data = Annotated[
@@ -16,10 +18,22 @@ Data = Annotated[
 Config = Annotated[
     Path, typer.Option("--config", "-c", envvar="VEDETTE_CONFIG", help="Configuration file (vedette.yml).")
 ]
+
+
+def _named(file: Path) -> Path:
+    if file == BOOTSTRAP and not file.exists():
+        raise ConfigError("no such file; name yours with -b, or make one: 'vedette init'", str(file))
+    return file
+
+
 Bootstrap = Annotated[
     Path,
     typer.Option(
-        "--bootstrap", "-b", envvar="VEDETTE_BOOTSTRAP", help="What names data folder, configuration and trust root."
+        "--bootstrap",
+        "-b",
+        envvar="VEDETTE_BOOTSTRAP",
+        help="What names data folder, configuration and trust root.",
+        callback=_named,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document a line on standard output.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +27,23 @@ def run(
     from agent.telemetry.logs import start_logging
 
     start_logging()
-    service = Service(load_bootstrap(bootstrap), once=once)
+    where = load_bootstrap(bootstrap)
+    service = Service(where, once=once)
     service.stop_on_signals()
     service.run()
+    if once:
+        _say_found(where.data)
+
+
+def _say_found(data: Path) -> None:
+    from agent.cli.terminal import say
+    from agent.store import Reader
+
+    with Reader(data) as reader:
+        counters = reader.counters().values()
+    events, alerts = (sum(one.get(name, 0) for one in counters) for name in ("received", "alerts"))
+    say(f"read so far: {events:,} events, {alerts:,} alerts")
+    say(f"next: vedette alerts list --data {data}")
 
 
 def plan(
@@ -108,16 +123,25 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
     for refused in plan["models_refused"]:
         say(f"  {safe(refused)}", "bold red")
     for filter_name, where in plan["filters"].items():
-        say(f"  filter {filter_name}: {safe(where)}")
+        say(f"  filter {filter_name}: {safe(_said(where))}")
     for detector, facts in plan["detectors"].items():
         say(f"  detector {detector}", "bold")
         for key, value in facts.items():
-            if isinstance(value, list | tuple):
+            if isinstance(value, list | tuple) and key == "fields":
+                say(f"    {key} ({len(value)}): {safe(_said(value))}")
+            elif isinstance(value, list | tuple):
                 say(f"    {key}: {len(value)}")
                 for item in value:
                     say(f"      {safe(item)}")
             else:
-                say(f"    {key}: {safe(value)}")
+                say(f"    {key}: {safe(_said(value))}")
+
+
+def _said(value: object) -> str:
+    """Return a plan's value without the marks of Python's own notation."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_said(one)}" for key, one in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _print_exceptions(exceptions: list[dict[str, Any]]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping
+from itertools import compress, repeat
 from typing import Any
 
 import orjson
@@ -40,23 +43,42 @@ def print_json(rows: Iterable[Any]) -> None:
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]], *, headless: bool = False) -> None:
-    """Print a table; cells are made safe, a heading ending in '>' aligns right, some words get their colour."""
+    """Print a table; cells are made safe, a heading ending in '>' aligns right, some words get their colour.
+
+    A column without any text is left out, so that the others have its room.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     shown = Table(box=None, pad_edge=False, header_style="bold", show_header=not headless)
-    for heading in headings:
+    lines = [[safe(cell) for cell in row] for row in rows]
+    used = [any(column) for column in zip(*lines, strict=True)]
+    for heading in compress(headings, used or repeat(True)):
         right = heading.endswith(">")
         shown.add_column(heading.rstrip(">"), justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        cells = [safe(cell) for cell in row]
-        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in cells))
+    for cells in lines:
+        shown.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in compress(cells, used)))
     Console(width=None if sys.stdout.isatty() else WIDE).print(shown)
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line of ours (already safe) to standard output."""
+    """Print a line of ours (already safe) to standard output; on a terminal it breaks between words."""
     from rich.console import Console
 
-    Console(highlight=False).print(text, style=style or None, markup=False, soft_wrap=True)
+    console = Console(highlight=False)
+    text = wrapped(text, console.width) if sys.stdout.isatty() else text
+    console.print(text, style=style or None, markup=False, soft_wrap=True)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return *text* with lines of at most *width*, under its value where it begins with a label; no word is broken."""
+    return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+
+
+def _wrapped(line: str, width: int) -> str:
+    begin = re.match(r" *(?:\S+ {2,}|-> )?", line)
+    hanging = " " * (begin.end() if begin else 0)
+    return textwrap.fill(
+        line, width, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False, replace_whitespace=False
+    )
