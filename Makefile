@@ -12,6 +12,8 @@ BUILD   := packaging/build.py
 PLACE   := $(if $(DESTDIR),--root "$(DESTDIR)") --prefix "$(PREFIX)"
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects schema lock observability soak install uninstall \
 	deb rpm sbom container clean
@@ -21,6 +23,7 @@ help: ## show this list
 
 $(VENV)/run: packaging/requirements.lock packaging/requirements-build.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Vedette needs Python 3.11 to 3.13; set PYTHON=") if not (3, 11) <= sys.version_info[:2] <= (3, 13) else None'
+	@echo "installing what the lock file names into $(VENV); about a minute"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --require-hashes -r packaging/requirements.lock -r packaging/requirements-build.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .

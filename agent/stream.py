@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
+import structlog
+
 from agent.alerting import Judge
 from agent.alerting.judge import OPERATOR, document_id
 from agent.model import MODEL_EXPIRED, SECOND, Cursor, Document, Notice, Records, Timestamp
@@ -15,6 +17,8 @@ from agent.ports import Sink, Source
 from agent.state import State
 from agent.store import Books, Commit, Reader, Store
 from agent.telemetry.meters import Meters
+
+log = structlog.get_logger()
 
 
 @dataclass
@@ -47,7 +51,9 @@ def run_cycle(
     if len(records):
         stream.meters.stage(stream.id, "fetch", perf_counter() - begin)
         stream.meters.batch(stream.id, len(records))
-    process(stream, store, records, sinks=sinks, spilled=spilled)
+    new = process(stream, store, records, sinks=sinks, spilled=spilled)
+    if new:
+        log.info("alerts", stream=stream.id, new=new, events=len(records))
     stream.cursor = records.cursor
     stream.source.ack(records.cursor)
     return records
