@@ -15,7 +15,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers lint evaluate bench kill-points exactness saved-objects schema lock observability soak install uninstall \
+.PHONY: help demo test test-servers lint agreement evaluate bench kill-points exactness saved-objects schema lock observability soak install uninstall \
 	deb rpm sbom container clean
 
 help: ## show this list
@@ -56,6 +56,9 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+agreement: $(VENV)/dev ## our documents beside those of Elastic's integrations, field by field (VEDETTE_TEST_DATA)
+	$(BIN)/python -m tests.bench.normalise
 
 evaluate: $(VENV)/dev ## what is caught and what is loud, on real logs (VEDETTE_TEST_DATA)
 	$(BIN)/python -m tests.bench.evaluate --json tests/results/evaluate.json --docs docs/evaluation.md

@@ -1,4 +1,4 @@
-"""Finding what lives outside the core: connectors, detectors and commands, by entry point and by name.
+"""Finding what lives outside the core: connectors, detectors, mappings and commands, by entry point and by name.
 
 Nothing is imported before somebody names it, so the command line answers at once.
 """
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from agent.ports import Connector, DetectorFactory
 
 
+MAPPINGS = "vedette.mappings"
+
+
 def connector(name: str) -> Connector:
     """Return the connector called *name*, else ConfigError with the names there are."""
     return cast("Connector", _load("vedette.connectors", name, "connector"))
@@ -27,6 +30,11 @@ def detector(name: str) -> DetectorFactory:
 def commands() -> list[EntryPoint]:
     """Return the commands that other rooms bring, by name, not loaded yet."""
     return sorted(entry_points(group="vedette.commands"), key=lambda found: found.name)
+
+
+def mappings() -> list[EntryPoint]:
+    """Return the packages that bring mappings, by name, not imported yet."""
+    return sorted(entry_points(group=MAPPINGS), key=lambda found: found.name)
 
 
 def _load(group: str, name: str, what: str) -> Any:

@@ -473,7 +473,18 @@ def records_are_well_formed(harness: SourceHarness) -> None:
     assert len(set(identities(records))) == len(records)
     for chunk in records.chunks:
         assert len(chunk.keys) == len(chunk.raw) > 0
-        assert chunk.format in {"json", "evtx", "syslog", "access", "cloudtrail", "text", DOCUMENT}
+        assert chunk.format in {
+            "json",
+            "evtx",
+            "syslog",
+            "access",
+            "apache",
+            "nginx",
+            "cloudtrail",
+            "zeek",
+            "text",
+            DOCUMENT,
+        }
         assert all(0 <= place < len(chunk.raw) for place in chunk.faults)
         assert all(isinstance(raw, bytes | Mapping) for raw in chunk.raw)
 

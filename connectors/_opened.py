@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 
 import re2
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +33,7 @@ from connectors._readers import (
     LineReader,
     Piece,
     Reader,
+    TableReader,
     events_above,
     sniff,
 )
@@ -47,13 +48,16 @@ _WILD = re.compile(r"[*?\[]")
 ARCHIVES = ("zip", "tar", "tar.gz")
 
 
+Format: TypeAlias = Literal["auto", "json", "evtx", "syslog", "access", "apache", "nginx", "cloudtrail", "zeek", "text"]
+
+
 class Options(BaseModel):
     """What may be set for a files source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     paths: list[str] = Field(min_length=1)
-    format: Literal["auto", "json", "evtx", "syslog", "access", "cloudtrail", "text"] = "auto"
+    format: Format = "auto"
     follow: bool = False
     start: Literal["earliest", "now"] = "earliest"
     max_unpacked_bytes: int = Field(default=Bounds().unpacked, gt=0)
@@ -208,7 +212,7 @@ class OpenFile:
     @property
     def resumes(self) -> bool:
         """May the file be read on with this object after it has grown?"""
-        return isinstance(self._reader, LineReader) and not self.is_archive
+        return isinstance(self._reader, LineReader | TableReader) and not self.is_archive
 
     def events(self, above: int, limit: int) -> Events:
         with os.fdopen(os.dup(self.descriptor), "rb") as file:
@@ -273,6 +277,8 @@ class OpenFile:
             return EvtxReader(self._file, self.mark.offset)
         if shape.layout == "documents":
             return DocumentReader(stream, self.mark.offset)
+        if shape.layout == "table":
+            return TableReader(stream, self.mark.offset, self.mark.skipping)
         return LineReader(stream, self.mark.offset, self.mark.skipping)
 
     def _seekable(self, stream: Stream) -> IO[bytes]:
@@ -329,11 +335,12 @@ class OpenFile:
         return found
 
     def _next_piece(self, keys: set[int | str]) -> Piece:
-        """Read on; in a plain file of lines, from the first wanted key instead of through all that lies before it."""
+        """Read on; in a plain file of lines or rows, from the first wanted key instead of through all before it."""
         assert self._reader is not None
         offsets = [key for key in keys if isinstance(key, int)]
-        if self._kind == "plain" and isinstance(self._reader, LineReader) and offsets and not self._recoded:
-            self._reader = LineReader(plain(self.descriptor), min(offsets))
+        plain_lines = self._kind == "plain" and not self._recoded
+        if plain_lines and offsets and isinstance(self._reader, LineReader | TableReader):
+            self._reader = type(self._reader)(plain(self.descriptor), min(offsets))
             return self._reader.take(1, BLOCK)
         return self._reader.take(4096, BLOCK)
 
@@ -359,8 +366,11 @@ def identify(descriptor: int, path: str, length: int = SAMPLE) -> tuple[str, int
 
 
 def tail_of(chunk: Chunk) -> str:
-    """Return where the last record of *chunk* begins and what its first bytes are; nothing if no offset is known."""
-    if chunk.format == "evtx" or not isinstance(chunk.keys[-1], int):
+    """Return where the last record of *chunk* begins and what its first bytes are; nothing if that is not known.
+
+    The header of a table, which names the second it was begun, tells files apart well enough.
+    """
+    if chunk.format in ("evtx", "zeek") or not isinstance(chunk.keys[-1], int):
         return ""
     head = bytes(chunk.raw[-1][:TAIL])  # type: ignore[index]
     return f"{chunk.keys[-1]}:{len(head)}:{fingerprint(head)[:16]}"

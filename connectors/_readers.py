@@ -1,4 +1,4 @@
-"""Records out of byte streams: lines, JSON documents, Windows event logs; and telling which of them a file holds.
+"""Records out of byte streams: lines, JSON documents, Zeek's tables, Windows event logs; and telling them apart.
 
 A reader stands at an `offset` from which another reader, opened anew on the same bytes, gives the same records. A
 record longer than `LONGEST` is cut there and named as a fault; it stays one record.
@@ -9,11 +9,14 @@ from __future__ import annotations
 import heapq
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import lru_cache
 from itertools import accumulate, compress, count
 from operator import add
-from typing import IO, Any, Literal, NamedTuple, Protocol
+from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import orjson
 from evtx import PyEvtxParser
@@ -27,7 +30,7 @@ TOO_LONG = f"longer than {LONGEST:,} bytes; the rest of the record was not kept"
 EVTX = b"ElfFile\0"
 UTF8_MARK = b"\xef\xbb\xbf"
 
-Layout = Literal["lines", "documents", "evtx"]
+Layout = Literal["lines", "documents", "table", "evtx"]
 
 
 @dataclass(slots=True)
@@ -54,9 +57,13 @@ class Reader(Protocol):
     a record that was cut: its rest is passed over.
     """
 
-    offset: int
-    skipping: bool
     final: bool
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def skipping(self) -> bool: ...
 
     def take(self, limit: int, room: int) -> Piece:
         """Return at most *limit* records of about *room* bytes; none means the end for now."""
@@ -318,6 +325,188 @@ class DocumentReader:
         return False
 
 
+# --- Zeek's tables ----------------------------------------------------------------------------------------------------
+
+_COMMENT = re.compile(rb"^#[^\n]*", re.MULTILINE)
+_ESCAPED = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2}))")
+_SECONDS = re.compile(r"([0-9]{1,12})\.([0-9]{6})|-?[0-9]{1,12}(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,2})?")
+_UNSIGNED = 2**64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Cell: TypeAlias = Callable[[str], Any]
+
+
+class TableReader:
+    """Zeek's tab-separated logs: each line as the JSON object that Zeek writes, with the log's name in ``_path``.
+
+    Times are ISO 8601, which keeps all their digits.
+
+    Lines that begin with ``#`` are the header; a file may hold several, so a reader that is opened further on reads all
+    lines before for the one in force. Keys are byte offsets of lines. A line that does not fit is a faulty record.
+    """
+
+    def __init__(self, stream: Stream, offset: int = 0, skipping: bool = False) -> None:
+        self._table = _header_before(stream, offset)
+        self._lines = LineReader(stream, offset, skipping)
+
+    @property
+    def offset(self) -> int:
+        return self._lines.offset
+
+    @property
+    def skipping(self) -> bool:
+        return self._lines.skipping
+
+    @property
+    def final(self) -> bool:
+        return self._lines.final
+
+    @final.setter
+    def final(self, final: bool) -> None:
+        self._lines.final = final
+
+    def take(self, limit: int, room: int) -> Piece:
+        while (lines := self._lines.take(limit, room)).raw:
+            if (piece := self._records(lines)).raw:
+                return piece
+        return lines
+
+    def more(self) -> bool:
+        return self._lines.more()
+
+    def left(self) -> bytes:
+        return self._lines.left()
+
+    def _records(self, lines: Piece) -> Piece:
+        piece = Piece()
+        for place, (key, line) in enumerate(zip(lines.keys, lines.raw, strict=True)):
+            if line[:1] == b"#":
+                self._table.learn(line)
+            elif place in lines.faults:
+                piece.add(key, line, lines.faults[place])
+            else:
+                try:
+                    piece.add(key, self._table.record(line))
+                except RecordError as error:
+                    piece.add(key, line, str(error))
+        piece.size = lines.size
+        return piece
+
+
+class _Table:
+    """What the header says, and what becomes of a line by it."""
+
+    def __init__(self) -> None:
+        self._parting = "\t"
+        self._said = {"set_separator": ",", "empty_field": "(empty)", "unset_field": "-", "path": ""}
+        self._columns: list[tuple[str, _Cell]] = []
+        self._names: list[str] = []
+
+    def learn(self, line: bytes) -> None:
+        """Take in a line of the header."""
+        text = line.decode("utf-8", "replace")
+        if text.startswith("#separator "):
+            self._parting = _unescaped(text.removeprefix("#separator ")) or "\t"
+            return
+        word, _, rest = text[1:].partition(self._parting)
+        if word == "fields":
+            self._names, self._columns = rest.split(self._parting), []
+        elif word == "types":
+            cells = map(self._cell, rest.split(self._parting))
+            self._columns = list(zip(self._names, cells, strict=False))
+        elif rest and word in self._said:
+            self._said[word] = rest
+
+    def record(self, line: bytes) -> bytes:
+        cells = line.decode("utf-8", "replace").split(self._parting)
+        if len(cells) != len(self._columns):
+            raise RecordError(f"expected the {len(self._columns)} fields of the header, got {len(cells)}")
+        unset = self._said["unset_field"]
+        record: dict[str, Any] = {"_path": self._said["path"]}
+        for (name, convert), cell in zip(self._columns, cells, strict=True):
+            if cell != unset:
+                record[name] = convert(cell)
+        return orjson.dumps(record)
+
+    def _cell(self, type: str) -> _Cell:
+        """Return what reads the cells of a column; a cell that is not of its type stays a text."""
+        outer, _, inner = type.partition("[")
+        if outer in {"set", "vector"}:
+            return self._items(_CELLS.get(inner.removesuffix("]"), self._text))
+        return _CELLS.get(type, self._text)
+
+    def _items(self, convert: _Cell) -> _Cell:
+        def items(cell: str) -> list[Any]:
+            if cell == self._said["empty_field"]:
+                return []
+            unset = self._said["unset_field"]
+            return [None if item == unset else convert(item) for item in cell.split(self._said["set_separator"])]
+
+        return items
+
+    def _text(self, cell: str) -> str:
+        if cell == self._said["empty_field"]:
+            return ""
+        return _unescaped(cell) if "\\" in cell else cell
+
+
+def _header_before(stream: Stream, offset: int) -> _Table:
+    """Read *stream* up to *offset* for the header that is in force there."""
+    table, rest = _Table(), b""
+    while stream.offset < offset and (block := stream.read(min(BLOCK, offset - stream.offset))):
+        data = rest + block
+        end = data.rfind(b"\n") + 1
+        for line in _COMMENT.findall(data, 0, end):
+            table.learn(line.rstrip(b"\r"))
+        rest = data[end:][:LONGEST]
+    return table
+
+
+def _unescaped(cell: str) -> str:
+    """Write out what a table cannot hold as it is; what no text holds stays escaped, as in Zeek's JSON."""
+    return _ESCAPED.sub(_character, cell)
+
+
+def _character(found: re.Match[str]) -> str:
+    sign = chr(int(found[1] or "5c", 16))
+    return sign if sign.isascii() and (sign.isprintable() or sign in "\t\n\r") else found[0]
+
+
+def _time(cell: str) -> str:
+    found = _SECONDS.fullmatch(cell)
+    if found is None:
+        return cell
+    try:
+        if found[2]:
+            return f"{_second(found[1])}.{found[2]}Z"
+        return (_EPOCH + timedelta(microseconds=round(Decimal(cell) * 1_000_000))).isoformat()
+    except OverflowError:  # past the year 9999
+        return cell
+
+
+@lru_cache(64)
+def _second(seconds: str) -> str:
+    return (_EPOCH + timedelta(seconds=int(seconds))).replace(tzinfo=None).isoformat()
+
+
+def _number(read: Callable[[str], int | float]) -> _Cell:
+    def convert(cell: str) -> int | float | str:
+        try:
+            number = read(cell)
+        except ValueError:
+            return cell
+        return number if -_UNSIGNED < number < _UNSIGNED else cell
+
+    return convert
+
+
+_CELLS: dict[str, _Cell] = {
+    **dict.fromkeys(("count", "int", "port"), _number(int)),
+    **dict.fromkeys(("interval", "double"), _number(float)),
+    "time": _time,
+    "bool": lambda cell: cell == "T" if cell in {"T", "F"} else cell,
+}
+
+
 # --- Windows event logs -----------------------------------------------------------------------------------------------
 
 
@@ -426,10 +615,19 @@ class Shape(NamedTuple):
 _ACCESS = re.compile(rb"\S{1,255} \S{1,255} .{0,255}?\[\d{1,2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] \"")
 _SYSLOG = re.compile(
     rb"<\d{1,3}>"
-    rb"|[A-Z][a-z]{2} [ \d]?\d (?:\d{4} )?\d\d:\d\d:\d\d \S"
+    rb"|[A-Z][a-z]{2} [ \d]?\d (?:\d{4} )?\d\d:\d\d:\d\d:? \S"
     rb"|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\S{0,40} \S{1,255} [^\s:]{1,255}:"
+    rb"|CEF:\d\||LEEF:[12]\.\d\||%[A-Z][A-Z0-9_]{1,40}-\d-"
+    rb"|date=\d{4}-\d\d-\d\d time=\d\d:\d\d:\d\d (?:devname|devid|logver|logid|eventtime)="  # Fortinet
+    rb"|\d{1,12},\d{4}[-/]\d\d[-/]\d\d[ T]\d\d:\d\d:\d\d[^,]{0,20},[^,]{0,40},[A-Z-]{3,20},"  # Palo Alto
+    rb"|(?:node=\S{1,255} )?type=[A-Z_]{1,64} msg=audit\("  # auditd
+    rb"|\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d[.\d]{0,7} \d{4}\] \["  # the error log of Apache
+    rb"|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[[a-z]{1,8}\] \d{1,10}#"  # the error log of nginx
+    rb"|\d{10}\.\d{3} +-?\d{1,10} \S{1,255} [A-Z_]{1,40}/\d{3} "  # Squid
+    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:\S{1,255} ){0,2}\S{2,39} [A-Z]{3,16} /"  # IIS
 )
 _ARRAY = re.compile(rb"\[\s*[{\]]")
+_TABLE = re.compile(rb"#separator |(?:#[^\n]*\n){0,9}#fields\t[^\n]*\n#types\t")
 
 
 def sniff(head: bytes, configured: str = "auto") -> Shape | None:
@@ -440,11 +638,13 @@ def sniff(head: bytes, configured: str = "auto") -> Shape | None:
     if head.startswith(EVTX) or configured == "evtx":
         return Shape("evtx", "evtx") if configured in ("auto", "evtx") and head.startswith(EVTX) else None
     body = head.removeprefix(UTF8_MARK).lstrip()
-    if configured in ("syslog", "access", "text"):
+    if configured in ("syslog", "access", "apache", "nginx", "text"):
         return Shape(configured, "lines")
     if configured in ("json", "cloudtrail"):
         found = _sniff_json(body)
         return Shape(configured, found.layout if found else "lines")
+    if configured == "zeek" or _TABLE.match(body):
+        return _sniff_json(body) or Shape("zeek", "table")
     return _sniff_json(body) or _sniff_lines(body)
 
 

@@ -12,7 +12,22 @@ from typing import Annotated
 import typer
 
 from agent import plugins
-from agent.cli import alerts, audit, canary, config, daemon, deadletter, demo, doctor, features, keys, model, run, siem
+from agent.cli import (
+    alerts,
+    audit,
+    canary,
+    config,
+    daemon,
+    deadletter,
+    demo,
+    doctor,
+    features,
+    keys,
+    model,
+    normalise,
+    run,
+    siem,
+)
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 _CODES: tuple[tuple[type[VedetteError], int], ...] = (
@@ -42,6 +57,7 @@ app.command("doctor")(doctor.doctor)
 app.command("canary")(canary.canary)
 app.command("replay")(siem.replay)
 app.command("features")(features.features)
+app.command("normalise")(normalise.normalise)
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
 app.add_typer(keys.app, name="access")

@@ -7,6 +7,7 @@ arrays of characters; everything else one by one. What is no time, and what only
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +25,21 @@ _DIGITS = [place for place, sign in enumerate(_MASK) if sign == "d"]
 _PLACE_VALUE = np.array([1000, 100, 10, 1])
 _DAYS_BEFORE = np.array([0, 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334])
 _DAYS_IN = np.array([0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+_NAMES = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+MONTHS = {name: number for number, name in enumerate(_NAMES, 1)}
+_EPOCH_TEXT = re.compile(r"(?:\d{10}|\d{13}|\d{16}|\d{19})(?:\.\d{1,9})?$", re.ASCII)
+_CLOCK = r"(?P<clock>\d{1,2}:\d{2}:\d{2}(?:\.\d{1,9})?)"
+_DATED = tuple(
+    re.compile(form, re.ASCII)
+    for form in (
+        rf"(?P<month>[A-Za-z]{{3}}) (?P<day>\d{{1,2}}) (?P<year>\d{{4}}) {_CLOCK}$",
+        rf"[A-Za-z]{{3}} (?P<month>[A-Za-z]{{3}}) +(?P<day>\d{{1,2}}) {_CLOCK} (?P<year>\d{{4}})$",
+        rf"(?P<day>\d{{1,2}})/(?P<month>[A-Za-z]{{3}})/(?P<year>\d{{4}}):{_CLOCK} ?(?P<zone>[+-]\d{{4}})?$",
+        rf"(?P<year>\d{{4}})/(?P<month>\d{{2}})/(?P<day>\d{{2}}) {_CLOCK}$",
+        rf"(?P<year>\d{{4}}|\d{{2}})-?(?P<month>\d{{2}})-?(?P<day>\d{{2}}) +{_CLOCK}$",
+    )
+)
+"""Matched against texts of at most 64 characters."""
 _NEVER = frozenset((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND for year in (1, 1601, 1970))
 """The zero of Go, of Windows and of Unix: a clock that was never set, not a time."""
 
@@ -38,14 +54,44 @@ def parse_all(texts: Sequence[Any]) -> NDArray[np.int64]:
 
 
 def parse(raw: Any) -> Timestamp:
-    """Return the time that *raw* names: ISO 8601, or seconds or milliseconds since 1970 as a number."""
+    """Return the time that *raw* names.
+
+    Read are ISO 8601, ``Jan 17 2020 08:52:10`` of CEF, ``Mon Jan 17 08:52:10 2020`` of C, web servers'
+    ``17/Jan/2020:08:52:10 +0100``, ``2020/01/17 08:52:10`` and ``200117  8:52:10`` (years from 1970 to 2069), and a
+    number since 1970: seconds, milliseconds, microseconds or nanoseconds by its size, in a text with 10, 13, 16 or 19
+    digits.
+    """
     if isinstance(raw, dict):
         raw = raw.get("#text")
     if isinstance(raw, str) and len(raw) <= 64:
-        return _settle(_iso(raw.strip()))
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw) and 0 < raw < 1e14:
-        return _settle(int(raw * (1000 if raw >= 1e11 else SECOND)))
+        text = raw.strip()
+        if _EPOCH_TEXT.match(text):
+            return _since_1970(int(text) if text.isdecimal() else float(text))
+        time = _iso(text)
+        return _settle(_iso(_dated(text)) if time == NO_TIME else time)
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
+        return _since_1970(raw)
     return NO_TIME
+
+
+def _since_1970(number: int | float) -> Timestamp:
+    if 0 < number < 1e11:
+        return _settle(round(number * SECOND))
+    if 0 < number < 1e14:
+        return _settle(round(number * 1000))
+    return _settle(int(number) // (1 if number < 1e17 else 1000)) if 0 < number < 1e20 else NO_TIME
+
+
+def _dated(text: str) -> str:
+    """Return a time of another form in ISO form; any other text as it is. Of two-digit years 70 is the first."""
+    for form in _DATED:
+        if found := form.match(text):
+            part = found.groupdict()
+            month, year = MONTHS.get(part["month"].title(), part["month"]), int(part["year"])
+            year += 0 if year > 99 else 2000 if year < 70 else 1900
+            clock = part["clock"] if part["clock"][2] == ":" else f"0{part['clock']}"
+            return f"{year:04}-{month:>02}-{part['day']:>02}T{clock}{part.get('zone') or ''}"
+    return text
 
 
 def from_datetime(time: datetime) -> Timestamp:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agent.model import Dictionary
 from agent.normalise.catalogue import Converter
-from agent.normalise.mapping import Path, Paths
+from agent.normalise.mapping import Joint, Path, Paths
 
 ABSENT = -1
 WRONG = -2
@@ -31,7 +31,8 @@ class Frame:
     """Records of one shape; sections that many fields share are looked up once.
 
     The key ``*`` stands for the first object of a section. A list of objects is read as one object whose values are
-    lists, as a SIEM does.
+    lists, as a SIEM does; a list of values as one whose fields are ``param1``, ``param2`` and so on, as Windows agents
+    do.
     """
 
     def __init__(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -46,8 +47,11 @@ class Frame:
             self._sections[path] = found
         return found
 
-    def column(self, paths: Paths) -> list[Any]:
+    def column(self, paths: Paths | Joint) -> list[Any]:
         """Return one native value a record, from the first path that holds one; None where none does."""
+        if isinstance(paths, Joint):
+            columns = list(map(self.column, paths.fields))
+            return [row if any(value is not None for value in row) else None for row in zip(*columns, strict=True)]
         values: list[Any] = []
         if not paths:
             return [None] * len(self._sections[()])
@@ -68,10 +72,12 @@ def _object(value: Any) -> dict[str, Any]:
     if value.__class__ is not list:
         return _EMPTY
     merged: dict[str, Any] = {}
-    for item in value:
+    for place, item in enumerate(value, 1):
         if item.__class__ is dict:
             for key, inner in item.items():
                 merged.setdefault(key, []).append(inner)
+        else:
+            merged[f"param{place}"] = item
     return merged
 
 

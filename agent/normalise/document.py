@@ -7,9 +7,11 @@ left out is still in ``event.original``, which the caller adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache, lru_cache
 from typing import Any
+
+import re2
 
 from agent.model import Value
 from agent.normalise.catalogue import Converter, catalogue
@@ -26,6 +28,7 @@ _RELATED: Mapping[str, tuple[str, ...]] = {
 }
 _STRUCTURED = frozenset({"object", "nested", "flattened", "geo_point"})
 _LONGEST_NAME = 1_024
+_UNNAMED = re2.compile(r"[.\s]")
 
 
 class _Document:
@@ -58,6 +61,18 @@ class _Document:
         single = len(values) == 1 and not (field and field.array)
         return self.put(name, values[0] if single else values)
 
+    def part(self, name: str) -> None:
+        """Make the object *name*, whose fields are lists of one length, a list of objects."""
+        *parents, last = name.split(".")
+        place: Any = self.root
+        for each in parents:
+            place = place.get(each) if place.__class__ is dict else None
+        whole = place.get(last) if place.__class__ is dict else None
+        if whole.__class__ is dict:
+            columns = [value if isinstance(value, list) else [value] for value in whole.values()]
+            if len({len(column) for column in columns}) == 1:
+                place[last] = [dict(zip(whole, row, strict=True)) for row in zip(*columns, strict=True)]
+
     def get(self, name: str) -> list[Any]:
         place: Any = self.root
         for part in name.split("."):
@@ -74,20 +89,24 @@ def build(
     document.put("@timestamp", to_text(time))
     document.put("ecs", {"version": catalogue().version})
     if shape.ecs:
-        _adopt(document, record, mapping.prefix)
+        _adopt(document, record, mapping.prefix, product.constants)
     for native, name in mapping.identity.items():
         if name and native in identity:
-            document.put(name, identity[native])
+            document.put_typed(name, _converted(catalogue().converter(name), identity[native]))
     for name, values in product.constants.items():
         document.put_typed(name, tuple(values))
     moved = set()
     for name, alternatives in product.fields.items():
-        moved |= {item.native for item in _fill(document, name, alternatives, shape, frame, mapping.absent)}
+        used = _fill(document, name, alternatives, shape, frame, mapping.absent)
+        moved |= {item.native for item in used if item.moves or (mapping.prefix and name.startswith(mapping.prefix))}
+    for name in dict.fromkeys(name.rpartition(".")[0] for name in product.fields):
+        if name in _lists_of_objects():
+            document.part(name)
     if shape.message:
         document.put_typed("message", _converted(TEXT, frame.column(shape.message)[0]))
     if not shape.ecs:
         _leftovers(document, mapping, shape, frame, moved | set(mapping.identity))
-    _relate(document, mapping.related or _RELATED)
+    _relate(document, mapping.related or _RELATED, mapping.absent)
     return document.root
 
 
@@ -99,12 +118,16 @@ def _fill(
     frame: Frame,
     absent: frozenset[str],
 ) -> Iterator[Expression]:
-    """Set *name* from the first alternative that gives a value; yield it if the native field is moved by that."""
+    """Set *name* from the first alternative that gives a value; yield it if the field holds that."""
     for item in alternatives:
-        value = _converted(item.convert, frame.column(shape.paths(item.native))[0])
+        raw = frame.column(shape.source(item))[0]
+        value = _converted(item.convert, raw)
+        if raw == [] and item.moves and document.put(name, raw):
+            yield item
+            return
         if value is None or (item.moves and value in absent):
             continue
-        if document.put_typed(name, value) and item.moves:
+        if document.put_typed(name, value):
             yield item
         return
 
@@ -119,10 +142,10 @@ def _converted(convert: Converter, raw: Any) -> Value | None:
 # --- what stands in the record ----------------------------------------------------------------------------------------
 
 
-def _adopt(document: _Document, record: Mapping[str, Any], prefix: str) -> None:
-    """Take over a record that is ECS already, field by field, each checked."""
+def _adopt(document: _Document, record: Mapping[str, Any], prefix: str, constants: Collection[str]) -> None:
+    """Take over a record that is ECS already, field by field, each checked; what its kind says stands above it."""
     for name, value in _leaves(record, ""):
-        if name in {"@timestamp", "event.original"} or name.startswith("ecs."):
+        if name in {"@timestamp", "event.original"} or name.startswith("ecs.") or name in constants:
             continue
         if name in catalogue().fields and catalogue().fields[name].type not in _STRUCTURED:
             document.put_typed(name, _converted(catalogue().converter(name), value))
@@ -136,12 +159,37 @@ def _leftovers(document: _Document, mapping: MappingFile, shape: Shape, frame: F
     """Put what no mapping knows under the vendor's prefix, as text."""
     headers = {path for paths in (*shape.names.values(), shape.time, shape.message) for path in paths}
     prefix = mapping.prefix or f"{mapping.name}."
+    kept = tuple(f"{name}." for name in mapping.sections if _keep_whole(document, mapping, name, shape, frame))
     for section in shape.data:
         for name, value in _leaves(frame.section(section)[0], ""):
             path: Path = (*section, *name.split("."))
-            if name not in known and path not in headers and (*section, name) not in headers:
+            if (
+                name not in known
+                and not f"{name}.".startswith(kept)
+                and path not in headers
+                and (*section, name) not in headers
+            ):
                 text = _converted(TEXT, value)
                 document.put(prefix + name, _plain(value) if text is None else _listed(text))
+
+
+def _keep_whole(document: _Document, mapping: MappingFile, native: str, shape: Shape, frame: Frame) -> bool:
+    """Put the object or list *native* at its place as it is; say whether it is there."""
+    value = frame.column(shape.paths(native))[0]
+    if value.__class__ is list and value:
+        value = _by_name(value) or value
+    return value.__class__ in (dict, list) and value != {} and document.put(mapping.sections[native], _plain(value))
+
+
+def _by_name(items: list[Any]) -> dict[str, Any]:
+    """Return a list of objects such as ``{Name: a, Value: b}`` as one object; nothing if it is no such list."""
+    named: dict[str, Any] = {}
+    for item in items:
+        if item.__class__ is not dict or item.get("Name").__class__ is not str or len(item) < 2:
+            return {}
+        rest = {key: value for key, value in item.items() if key != "Name"}
+        named[_UNNAMED.sub("_", item["Name"])] = rest["Value"] if rest.keys() == {"Value"} else rest
+    return named
 
 
 def _leaves(section: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -163,8 +211,15 @@ def _plain(value: Any) -> Any:
     if value.__class__ is list:
         return [_plain(item) for item in value]
     if value.__class__ is dict:
-        return {key: _plain(inner) for key, inner in value.items() if _legal(key)}
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None and inner != {} and _legal(key)}
     return value
+
+
+@cache
+def _lists_of_objects() -> frozenset[str]:
+    """Return the ECS fields that are lists of objects, such as the answers of a name server."""
+    fields = catalogue().fields
+    return frozenset(name for name, field in fields.items() if field.array and field.type in {"object", "nested"})
 
 
 @lru_cache(8192)
@@ -172,9 +227,10 @@ def _legal(name: str) -> bool:
     return len(name) <= _LONGEST_NAME and all(part and part.isprintable() and part.strip() for part in name.split("."))
 
 
-def _relate(document: _Document, related: Mapping[str, tuple[str, ...]]) -> None:
+def _relate(document: _Document, related: Mapping[str, tuple[str, ...]], absent: frozenset[str]) -> None:
     for kind, names in related.items():
         values = [value for name in names for value in document.get(name) if isinstance(value, str) and value]
+        values = [value for value in values if value not in absent]
         own = document.get(f"related.{kind}")
         if together := list(dict.fromkeys([*own, *values])):
             place = document.root.setdefault("related", {})

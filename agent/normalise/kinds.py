@@ -11,10 +11,13 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeAlias
 
+from agent.errors import RecordError
 from agent.model import Kind, Scalar
+from agent.normalise import eventxml
 from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.columns import Frame
-from agent.normalise.mapping import MappingFile, Path, Paths, Product, Shape
+from agent.normalise.decode import decode_json
+from agent.normalise.mapping import Joint, MappingFile, Path, Paths, Product, Shape
 
 MAX_KINDS = 4_096
 """Kinds that a stream may make; later ones lose their constants (see `Group.capped`)."""
@@ -25,6 +28,8 @@ Identity: TypeAlias = tuple[str | None, ...]
 ORIGINAL = "event.original"
 TEXT = catalogue().converter(ORIGINAL)
 _LONGEST_CONSTANT = 256
+_MEMO = 4_096
+_MEMO_KEYS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +41,11 @@ class Group:
 
     kind: Kind
     constants: tuple[tuple[str, Scalar], ...]
-    reads: tuple[Paths, ...]
+    reads: tuple[Paths | Joint, ...]
     sources: tuple[tuple[str, tuple[tuple[int, Converter], ...]], ...]
     wants_original: bool
     capped: bool = False
+    unmapped: bool = False
 
 
 class Budget:
@@ -67,20 +73,27 @@ class Route:
         self._overflow: Group | None = None
         self._identity = [shape.paths(native) for native in mapping.identity]
         self.roots = tuple(dict.fromkeys(path[0] for path in shape.when))
-        self.simple = all(len(path) == 1 for path in shape.when) and not shape.unless
+        self.simple = all(len(path) == 1 for path in shape.when) and not (shape.unless or shape.exact)
 
     def groups(self, frame: Frame, count: int) -> list[Group]:
         """Return the group of each record of *frame*."""
-        columns = [_hashable(frame.column(paths)) for paths in self._identity]
+        columns = self._identities(frame)
         if not columns:
             return [self._group(())] * count
         return [self._groups.get(key) or self._group(key) for key in zip(*columns, strict=True)]
 
     def product(self, frame: Frame) -> tuple[Mapping[str, str], Product]:
         """Return the identity and what holds for the only record of *frame*."""
-        key = tuple(_hashable(frame.column(paths))[0] for paths in self._identity)
-        identity = self._named(key)
+        identity = self._named(tuple(column[0] for column in self._identities(frame)))
         return identity, self.mapping.product(identity)
+
+    def _identities(self, frame: Frame) -> list[list[Any]]:
+        """Return the values of each identity field; where a record has none, what its shape says."""
+        columns = [_hashable(frame.column(paths)) for paths in self._identity]
+        for number, native in enumerate(self.mapping.identity):
+            if said := self.shape.says.get(native):
+                columns[number] = [said if value is None else value for value in columns[number]]
+        return columns
 
     def _named(self, key: tuple[Any, ...]) -> dict[str, str]:
         return {
@@ -124,26 +137,68 @@ class Route:
             ),
             wants_original=ORIGINAL in wanted,
             capped=capped,
+            unmapped=self.mapping.unmapped,
         )
 
-    def _sources(self, name: str, product: Product) -> list[tuple[Paths, Converter]]:
+    def _sources(self, name: str, product: Product) -> list[tuple[Paths | Joint, Converter]]:
         """Return where the field *name* may come from, in order; neighbours with one converter are read as one."""
         convert = catalogue().converter(name)
-        found: list[tuple[Paths, Converter]] = []
+        found: list[tuple[Paths | Joint, Converter]] = []
         if self.shape.ecs:
             found.append((own_paths(name), convert))
-        found += [(self.shape.paths(item.native), item.convert) for item in product.fields.get(name, ())]
+        found += [(self.shape.source(item), item.convert) for item in product.fields.get(name, ())]
         if name == "message" and self.shape.message:
             found.append((self.shape.message, convert))
-        if name.startswith(self.mapping.prefix):
-            found.append((self.shape.section(name.removeprefix(self.mapping.prefix)), convert))
-        joined: list[tuple[Paths, Converter]] = []
+        found += [(self.shape.section(native), convert) for native in self.mapping.native_names(name)]
+        joined: list[tuple[Paths | Joint, Converter]] = []
         for paths, convert in found:
-            if joined and joined[-1][1] is convert:
-                joined[-1] = (tuple(dict.fromkeys(joined[-1][0] + paths)), convert)
+            before, known = joined[-1] if joined else ((), None)
+            if known is convert and not isinstance(before, Joint) and not isinstance(paths, Joint):
+                joined[-1] = (tuple(dict.fromkeys(before + paths)), convert)
             else:
                 joined.append((paths, convert))
         return joined
+
+
+def _unwrapped(shape: Shape, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record that lies in *record* as text, with the fields that the shape names beside its own."""
+    frame = Frame([record])
+    inner = _written(frame.column((shape.inside,))[0])
+    if inner is None:
+        return None
+    beside = ((native, frame.column(paths)[0]) for native, paths in shape.names.items())
+    return {**{native: value for native, value in beside if value is not None}, **inner}
+
+
+def _written(text: Any) -> dict[str, Any] | None:
+    """Return the record that *text* is: JSON, or a Windows event in XML."""
+    if text.__class__ is not str or text[:1] not in ("{", "<"):
+        return None
+    found = decode_json([text.encode("utf-8", "replace")])[0] if text[0] == "{" else eventxml.read(text)
+    return None if isinstance(found, RecordError) else found
+
+
+def _with_names(value: Any, path: Path) -> Any:
+    """Return *value* with the list of named values at *path* as one object.
+
+    Through lists that is done in each of their objects; a list of one becomes its object.
+    """
+    if value.__class__ is list:
+        if path:
+            items = [_with_names(item, path) for item in value]
+            return items[0] if len(items) == 1 else items
+        return dict(map(_pair, value)) if all(map(_is_pair, value)) else value
+    if path and value.__class__ is dict and path[0] in value:
+        return {**value, path[0]: _with_names(value[path[0]], path[1:])}
+    return value
+
+
+def _is_pair(item: Any) -> bool:
+    return item.__class__ is dict and item.get("name").__class__ is str
+
+
+def _pair(item: dict[str, Any]) -> tuple[str, Any]:
+    return item["name"], next((value for key, value in item.items() if key != "name"), None)
 
 
 def own_paths(name: str) -> Paths:
@@ -169,15 +224,16 @@ def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -
                 for number, product in enumerate(products)
             )
         )
-        natives = {item.native for product in products for name in names for item in product.fields.get(name, ())}
+        items = [item for product in products for name in names for item in product.fields.get(name, ())]
+        natives = {native for item in items for native in item.natives}
         for shape in mapping.shapes:
             paths.update(shape.when, shape.unless, shape.time, shape.message if "message" in names else ())
             for native in (*natives, *mapping.identity):
                 paths.update(shape.paths(native))
             for name in names:
                 paths.update(own_paths(name) if shape.ecs else ())
-                if name.startswith(mapping.prefix):
-                    paths.update(shape.section(name.removeprefix(mapping.prefix)))
+                for native in mapping.native_names(name):
+                    paths.update(shape.section(native))
     return frozenset(".".join(path) for path in paths)
 
 
@@ -193,17 +249,38 @@ class Routes:
                 self._by_format.setdefault(mapping.format, []).append(Route(mapping, shape, asked, budget))
         for routes in self._by_format.values():
             routes.sort(key=lambda route: not route.shape.when)  # what fits everything comes last
+        self._by_keys: dict[tuple[str, ...], list[Route]] = {}
 
-    def find(self, format: str, record: Mapping[str, Any]) -> Route:
-        """Return the first route that *record* fits; each format has one that fits everything."""
-        for route in self._by_format[format]:
-            for key in route.roots:
-                if key not in record:
-                    break
-            else:
-                if route.simple or route.shape.fits(record):
-                    return route
+    def find(self, format: str, record: dict[str, Any]) -> tuple[Route, dict[str, Any]]:
+        """Return the first route that *record* fits, and the record as its shape reads it.
+
+        Each format has a route that fits everything.
+        """
+        keys = (format, *record)
+        for route in self._by_keys.get(keys) or self._candidates(keys):
+            if route.simple or route.shape.fits(record):
+                if not route.shape.inside:
+                    return route, _with_names(record, route.shape.named) if route.shape.named else record
+                if inner := _unwrapped(route.shape, record):
+                    return self.find(format, inner)
         raise AssertionError(f"no mapping of format {format} takes everything")
+
+    def _candidates(self, keys: tuple[str, ...]) -> list[Route]:
+        """Return the routes that records of a format with these keys may fit, up to one that they surely do.
+
+        Kept for the next record: how many mappings there are costs nothing then.
+        """
+        found, present = [], frozenset(keys[1:])
+        for route in self._by_format[keys[0]]:
+            if present.issuperset(route.roots):
+                found.append(route)
+                if route.simple and not route.shape.inside:
+                    break
+        if len(self._by_keys) >= _MEMO:
+            self._by_keys.clear()
+        if len(keys) <= _MEMO_KEYS:
+            self._by_keys[keys] = found
+        return found
 
 
 def _hashable(values: list[Any]) -> list[Any]:

@@ -5,9 +5,10 @@ A reader turns one line into native fields, or raises RecordError.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from agent.errors import RecordError
@@ -15,12 +16,20 @@ from agent.model import SECOND, Timestamp
 from agent.normalise import forms
 from agent.normalise.clock import to_datetime
 from agent.normalise.forms import Form
-from agent.normalise.mapping import Pattern, shipped
+from agent.normalise.guess import guess
+from agent.normalise.mapping import MappingFile, Pattern, installed
 
 Reader = Callable[[bytes], dict[str, Any]]
+ByProgram = Mapping[str, tuple[Pattern, ...]]
 
 NO_HEAD = "-"
 """The program of a line without a syslog head."""
+NO_PROGRAM = "?"
+"""The program of a line with a head that names none."""
+ASSUMED_ZONE = "+0000"
+"""The zone of a time that names none."""
+LOCAL = "local"
+"""The group of a pattern that holds a time without zone."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = {name: number for number, name in enumerate(_MONTHS, 1)}
 _DAY = 86_400 * SECOND
@@ -28,30 +37,46 @@ _DAY = 86_400 * SECOND
 _HEAD = Form(
     r"(?s)^(?:<(?P<priority>\d{1,3})>)?(?:"
     r"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) (?:(?P<year>\d{4}) )?(?P<clock>\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?)"
-    r"|(?P<iso>\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}[.,\d]*(?:Z|[+-]\d{2}:?\d{2})?)"
-    r")(?P<rest> .*)$"
+    r"|(?P<iso>\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}[.,\d]*(?P<zone>Z|[+-]\d{2}:?\d{2})?)"
+    r"):?(?P<rest> .*)$"
 )
+_PRIORITY = Form(r"(?s)^<(?P<priority>\d{1,3})>(?P<message>.*)$")
+_TAG = Form(
+    r"(?s)^(?:: ?)?(?P<cisco_tag>%(?P<facility>[A-Z][A-Z0-9_]*)-(?:(?P<suffix>[a-z]+)-)?"
+    r"(?P<level>\d)-(?P<code>[A-Z0-9_]+)):? ?(?P<message>.*)$"
+)
+_BEFORE_TAG = frozenset("%:")
+_FIREWALLS = frozenset({"ASA", "FTD", "PIX", "FWSM"})
+"""Facilities of Cisco that number their messages alike."""
 _TAIL = Form(
-    r"(?s)^ (?:(?P<host>[^\s\[\]:]*) )?(?P<program>[^\s\[\]:()]+)(?:\((?P<module>[^()\s]*)\))?(?:\[(?P<pid>\d+)\])?: ?"
-    r"(?P<message>.*)$"
+    r"(?s)^ (?:(?P<host>[^\s\[\]:,]*) )?(?P<program>[^\s\[\]:(),]+)(?:\((?P<module>[^()\s]*)\))?(?:\[(?P<pid>\d+)\])?:"
+    r" *(?P<message>.*)$"
 )
-_BARE = Form(r"(?s)^ (?P<host>\S*) (?P<message>.*)$")
+_BARE = Form(r"(?s)^ (?P<host>[^\s,]*\w[^\s,]*) (?P<message>.*)$")
 _RFC5424 = Form(
     r"(?s)^<(?P<priority>\d{1,3})>\d{1,2} (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) (?P<pid>\S+) (?P<id>\S+) "
     r'(?P<data>-|(?:\[(?:[^\]"]|"(?:[^"\\]|\\.)*")*\])+)(?: (?P<message>.*))?$'
 )
-_CHAIN = r"[^\s,]+(?:, ?[^\s,]+)*"
+_NAME = r'[^\s,"]+'
+_CHAIN = rf'"[^"]*" {_NAME}|{_NAME}(?:, ?{_NAME})+(?: [0-9A-Fa-f.:]+)?|{_NAME}'
 _ACCESS = Form(
-    rf"^(?:(?P<client>{_CHAIN}) -|(?P<host>\S+) (?P<proxied>{_CHAIN}) -|(?P<named>{_CHAIN}) (?P<ident>\S+)) "
+    rf"^(?:(?P<client>{_CHAIN}) -|(?P<host>{_NAME}) (?P<proxied>{_CHAIN}) -|(?P<named>{_CHAIN}) (?P<ident>\S+)) "
     r'(?P<user>.*?) \[(?P<time>\d{2}/[A-Z][a-z]{2}/\d{4}[^\]]*)\] "(?P<request>(?:[^"\\]|\\.)*)" '
-    r'(?P<status>\d{3}|-) (?P<bytes>\d+|-)(?: "(?P<referrer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?(?:\s.*)?$'
+    r'(?P<status>\d{3}|-) (?P<bytes>\d+|-)(?: "(?P<referrer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?(?: "-")?'
+    r'(?: X-Forwarded-For="(?P<forwarded>[^"]*)")?(?:\s.*)?$'
 )
+_PORT = Form(r"^(?P<host>[^:]+|\[[^\]]*\]):(?P<host_port>\d{1,5})$")
 _REQUEST = Form(r"^(?P<method>[A-Za-z_-]+) (?P<uri>.*?)(?: HTTP/(?P<version>[\d.]+))?$")
 
 
-def line_reader(format: str, as_of: Timestamp) -> Reader:
-    """Return the reader of *format*; *as_of* settles the year of a time that has none."""
-    return _syslog_reader(as_of) if format == "syslog" else _read_access
+def line_reader(format: str, as_of: Timestamp, patterns: ByProgram | None = None) -> Reader:
+    """Return the reader of *format*; *as_of* settles the year of a time that has none.
+
+    *patterns* are those of `patterns_of`; the installed mappings' if there are none.
+    """
+    if format in {"syslog", "text"}:
+        return _syslog_reader(as_of, patterns or _installed_patterns(), is_syslog=format == "syslog")
+    return partial(_read_access, format)
 
 
 def _line(raw: bytes) -> bytes:
@@ -64,8 +89,7 @@ def _line(raw: bytes) -> bytes:
 # --- syslog -----------------------------------------------------------------------------------------------------------
 
 
-def _syslog_reader(as_of: Timestamp) -> Reader:
-    patterns = _patterns()
+def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Reader:
     latest = to_datetime(as_of + _DAY)
     years: dict[tuple[str, str], str] = {}
 
@@ -78,11 +102,17 @@ def _syslog_reader(as_of: Timestamp) -> Reader:
 
     def read(raw: bytes) -> dict[str, Any]:
         record = _parse_syslog(_line(raw), date)
+        if record.get("program", "")[:1] == "%" or record.get("message", "")[:1] in _BEFORE_TAG:
+            _read_tag(record)
         _match_message(record, patterns)
-        if "time" not in record and record.get("program") == NO_HEAD:
+        if record.get("program") == NO_HEAD:
             del record["program"]
-            if "pattern" not in record:
+            if "pattern" not in record and is_syslog:
                 raise RecordError("not a syslog line: no time at its start, and of no other form that is known")
+            if "pattern" not in record:
+                return guess(record["message"])
+            if LOCAL in record:
+                record["zone"] = ASSUMED_ZONE
         return record
 
     return read
@@ -93,13 +123,38 @@ def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any
         return {name: value for name, value in record.items() if value not in {"-", ""}}
     head = _HEAD.read(line)
     if head is None:
-        return {"program": NO_HEAD, "message": forms.text_of(line)}
+        only = (line.startswith(b"<") and _PRIORITY.read(line)) or {"message": forms.text_of(line)}
+        return {"program": NO_HEAD, **only}
     rest = head["rest"].encode()
-    record = _TAIL.read(rest) or _BARE.read(rest) or {"message": head["rest"].strip()}
+    record = _TAIL.read(rest)
+    if record is None or _is_address(record):
+        record = _BARE.read(rest) or {"message": head["rest"].strip()}
     record["time"] = _time_of(head, date)
+    if "zone" not in head:
+        record["zone"] = ASSUMED_ZONE
     if "priority" in head:
         record["priority"] = head["priority"]
     return {name: value for name, value in record.items() if value}
+
+
+def _read_tag(record: dict[str, Any]) -> None:
+    """Take a tag of Cisco's (``%ASA-6-302013:``) for the program ``%ASA-302013``, and the program for the process."""
+    program, message = record.get("program", NO_HEAD), record.get("message", "")
+    is_tag = program.startswith("%")
+    found = _TAG.read(f"{program}: {message}".encode() if is_tag else message.encode())
+    if found is None:
+        return
+    if not is_tag and program != NO_HEAD:
+        record["process"] = program
+    record.update(found)
+    family = "ASA" if found["facility"] in _FIREWALLS else found["facility"]
+    record["program"] = f"%{family}-{found['code']}"
+
+
+def _is_address(record: dict[str, str]) -> bool:
+    """Say whether what looks like a program and its message is an IPv6 address in the host's place."""
+    word = record["message"].partition(" ")[0]
+    return len(record["program"]) <= 4 and "host" not in record and ":" in word and not word.startswith("%")
 
 
 def _time_of(head: dict[str, str], date: Callable[[str, str], str]) -> str:
@@ -121,12 +176,13 @@ def _last_date(latest: datetime, month: int, day: int) -> str:
     return f"{latest.year:04}-{month:02}-{day:02}"
 
 
-def _match_message(record: dict[str, Any], patterns: dict[str, tuple[Pattern, ...]]) -> None:
+def _match_message(record: dict[str, Any], patterns: ByProgram) -> None:
     """Add the fields that the message holds after the first pattern of its program that fits."""
     message = record.get("message", "").encode()
-    program = record.get("program", "")
+    program = record.get("program") or NO_PROGRAM
     for pattern in patterns.get(program, () if program == NO_HEAD else patterns[""]):
-        if message.startswith(pattern.starts) and (found := pattern.form.read(message)) is not None:
+        text = message if pattern.within == "message" else record.get(pattern.within, "").encode()
+        if text.startswith(pattern.starts) and (found := pattern.form.read(text)) is not None:
             record["pattern"] = pattern.name
             record.update((name, value) for name, value in found.items() if value)
             for name, read in pattern.payloads.items():
@@ -135,11 +191,10 @@ def _match_message(record: dict[str, Any], patterns: dict[str, tuple[Pattern, ..
             return
 
 
-@cache
-def _patterns() -> dict[str, tuple[Pattern, ...]]:
-    """Return the patterns by program, those for every program (the empty name) last."""
+def patterns_of(mappings: Iterable[MappingFile]) -> ByProgram:
+    """Return the patterns of *mappings* by program, those for every program (the empty name) last."""
     found: dict[str, tuple[Pattern, ...]] = {"": ()}
-    for mapping in shipped():
+    for mapping in mappings:
         for patterns in mapping.pattern_sets:
             for program in patterns.programs:
                 found[program] = found.get(program, ()) + patterns.patterns
@@ -148,22 +203,46 @@ def _patterns() -> dict[str, tuple[Pattern, ...]]:
     }
 
 
+@cache
+def _installed_patterns() -> ByProgram:
+    return patterns_of(installed())
+
+
 # --- web access -------------------------------------------------------------------------------------------------------
 
 
-def _read_access(raw: bytes) -> dict[str, Any]:
+def _read_access(format: str, raw: bytes) -> dict[str, Any]:
     found = _ACCESS.read(_line(raw))
     if found is None:
         raise RecordError("not a line of common or combined access format")
     record: dict[str, Any] = {name: value for name, value in found.items() if value not in {"-", ""}}
+    record["server"] = format
     request = record.get("request")
     if request:
         record.update(_REQUEST.read(request.encode()) or {"uri": request})
     record["time"] = _access_time(found["time"])
-    chain = found.get("client") or found.get("proxied") or found["named"]
-    record["chain"] = chain.replace(",", " ").split()
-    record["client"] = record["chain"][0]
+    chain = record.pop("proxied", "") or record.pop("named", "") or found["client"]
+    addresses = chain.replace(",", " ").replace('"', " ").split()
+    record["client"] = _client(addresses)
+    if port := _PORT.read(found.get("host", "").encode()):
+        record.update(port)
+    forwarded = record.get("forwarded", "").replace(",", " ").split()
+    if forwarded:
+        record["forwarded"] = forwarded[0]
+    record["chain"] = [*forwarded, *addresses]
     return record
+
+
+def _client(chain: list[str]) -> str:
+    """Return the first public address of the proxies' *chain*, else its first."""
+    return next(filter(_is_public, chain), chain[0]) if len(chain) > 1 else chain[0]
+
+
+def _is_public(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_global
+    except ValueError:
+        return False
 
 
 def _access_time(text: str) -> str:

@@ -3,64 +3,111 @@
 ::
 
     mapping: windows                    # the name; `Kind.mapping`
-    format: json                        # what decodes it: json (any shape of JSON), syslog or access
+    format: json                        # what decodes it: json (any shape of JSON), syslog (lines) or access
     prefix: winlog.event_data.          # where native fields without an ECS name stay
     identity: {EventID: event.code}     # native fields whose values make a kind -> the constant they become
     absent: ["-", ""]                   # native values that mean nothing to derived fields
     tables: {status: {ok: success}}     # for the transform table.status(Field)
     related: {user: [user.name]}        # what full documents gather under related.*
+    unmapped: true                      # for what no other mapping knows: its events are counted as unmapped
+    sections: {Params: v.params}        # where documents keep an object or list whole, and columns find its fields
     shapes:                             # how records look, tried in order
       flat:
-        when: [EventID]                 # paths that must be there (`unless`: must not)
+        when: [EventID]                 # paths that must be there (`unless`: must not; `exact`: nothing else, but _x)
         data: [[Event, EventData]]      # the sections that hold native fields; absent: the record itself
         names: {Computer: [Hostname]}   # native name -> paths to it, first that is there wins
         time: ["@timestamp"]            # paths to the event's time, likewise
         ecs: true                       # ECS fields may stand in the record already, under their own names
         message: [Message]              # paths to the text for people
+        says: {EventID: "1"}            # identity fields that such records do not hold: what the shape says of them
+        named: [events, parameters]     # a list of objects {name: a, value: 1}: read as the object {a: 1}
+      wrapped:
+        when: [[result, _raw]]
+        inside: [result, _raw]          # the record is this text, JSON or a Windows event in XML,
+                                        # with the fields of `names` beside its own
+    patterns:                           # for lines: what a message holds; the first that fits
+      - programs: [sshd]                # "" is any program, "-" a line without a syslog head
+        match:
+          - name: login                 # the native field `pattern`
+            starts: "Accepted "         # a literal that is looked at first
+            within: data                # the part of the line: message if left out, or RFC 5424's structured data
+            regex: "for (?P<user>\\S+) (?P<rest>.*)$"       # RE2; groups are native fields
+            payload: {rest: pairs}      # reads a group further, into a section of its name
+            columns: {rest: "a, _, b"}  # likewise, values parted by commas; or {by: "3", TYPE: "a, b", other: "a"}
     kinds:                              # all whose `when` holds apply, in order; later ones win
       - when: {EventID: ["4688"]}
         declared: true
         constants: {event.category: [process]}
         renames: {NewProcessName: process.executable}     # value preserved: serves both directions
         aliases: {Image: process.executable}              # further native names of columns, for rules
-        fields: {process.name: basename(NewProcessName)}  # derived; a list gives alternatives
+        fields: {process.name: basename(NewProcessName)}  # derived; a list gives alternatives; f(A, B) reads several;
+                                                          # f(g(A)) takes one step after the other
 
 Whatever is wrong in a file raises ConfigError with ``file:line``.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import product
 from typing import Any, TypeAlias
 
 import re2
 import yaml
 
+from agent import plugins
 from agent.errors import ConfigError
 from agent.normalise import forms
 from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.forms import Form
-from agent.normalise.payloads import PAYLOADS, Payload
-from agent.normalise.transforms import PLAIN, Transform, constant, hash_of, looked_up
+from agent.normalise.payloads import PAYLOADS, Payload, columns
+from agent.normalise.transforms import (
+    JOINT,
+    OF_OBJECTS,
+    PLAIN,
+    WITH_ARGUMENT,
+    Transform,
+    chained,
+    community_id,
+    flags,
+    looked_up,
+    looked_up_joint,
+    where,
+)
 
 Path: TypeAlias = tuple[str, ...]
 Paths: TypeAlias = tuple[Path, ...]
 
-_EXPRESSION = re2.compile(r"^([a-z_]+)(?:\.([A-Za-z0-9_]+))?\(([^()]+)\)$")
+_EXPRESSION = re2.compile(r"^([a-z_]+)(?:\.([A-Za-z0-9_]+))?\((.+)\)$")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Paths of several native fields whose values are read together, as one tuple."""
+
+    fields: tuple[Paths, ...]
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A native field and what makes the ECS field's typed value of it."""
+    """A native field, or several, and what makes the ECS field's typed value of it."""
 
     native: str
     convert: Converter
     moves: bool = False
     """True for a rename: the ECS field holds the native value, so a document need not keep it twice."""
+    others: Path = ()
+    """Further native fields; the converter then gets a tuple, with None for a field that is not there."""
+
+    @property
+    def natives(self) -> Path:
+        return self.native, *self.others
 
 
 @dataclass(frozen=True)
@@ -75,13 +122,25 @@ class Shape:
     time: Paths
     message: Paths
     ecs: bool
+    exact: bool = False
+    says: Mapping[str, str] = field(default_factory=dict)
+    inside: Path = ()
+    named: Path = ()
 
     def fits(self, record: Mapping[str, Any]) -> bool:
+        if self.exact and sum(name[:1] != "_" for name in record) > len(self.when):
+            return False
         return all(has(record, path) for path in self.when) and not any(has(record, path) for path in self.unless)
 
     def paths(self, native: str) -> Paths:
         """Return where records of this shape hold the native field: header fields first, then the data section."""
         return self.names.get(native) or self.section(native)
+
+    def source(self, expression: Expression) -> Paths | Joint:
+        """Return where records of this shape hold what *expression* reads."""
+        if expression.others:
+            return Joint(tuple(map(self.paths, expression.natives)))
+        return self.paths(expression.native)
 
     def section(self, native: str) -> Paths:
         """Return where the data section holds *native*; a dotted name may be nested or a key of its own."""
@@ -125,6 +184,14 @@ class MappingFile:
     shapes: tuple[Shape, ...]
     layers: tuple[Layer, ...]
     pattern_sets: tuple[Patterns, ...] = ()
+    sections: Mapping[str, str] = field(default_factory=dict)
+    unmapped: bool = False
+
+    def native_names(self, name: str) -> list[str]:
+        """Return what may be the native name of *name*, a field under the vendor's prefix or of a section."""
+        found = [name.removeprefix(self.prefix)] if name.startswith(self.prefix) else []
+        kept = (native + name[len(place) :] for native, place in self.sections.items() if name.startswith(f"{place}."))
+        return [*kept, *found]
 
     def product(self, identity: Mapping[str, str]) -> Product:
         """Return what holds for events whose identity fields have the values *identity*."""
@@ -138,6 +205,7 @@ class MappingFile:
             renames = {native: ecs for native, ecs in renames.items() if ecs not in taken} | dict(layer.renames)
             fields = {ecs: found for ecs, found in fields.items() if ecs not in taken} | dict(layer.fields)
             declared |= layer.declared
+            constants = {name: values for name, values in constants.items() if name not in taken}
             constants.update(layer.constants)
             aliases.update(layer.aliases)
         moved = {ecs: (Expression(native, catalogue().converter(ecs), moves=True),) for native, ecs in renames.items()}
@@ -169,20 +237,22 @@ class MappingFile:
 class Pattern:
     """A message's form: a literal beginning that selects it, and named groups that become native fields.
 
-    *payloads* read a group further: its native fields stand in a section of the group's name.
+    *payloads* read a group further: its native fields stand in a section of the group's name. *within* is the part of
+    the line that has the form: the message, or the structured data of RFC 5424.
     """
 
     name: str
     starts: bytes
     form: Form
     payloads: Mapping[str, Payload] = field(default_factory=dict)
+    within: str = "message"
 
 
 @dataclass(frozen=True)
 class Patterns:
     """The patterns for messages of some programs, tried in order.
 
-    The program ``""`` is any one, ``-`` a line that has no syslog head at all.
+    The program ``""`` is any one, ``?`` a line whose head names none, ``-`` a line that has no head at all.
     """
 
     programs: frozenset[str]
@@ -202,9 +272,30 @@ def has(record: Mapping[str, Any], path: Path) -> bool:
 @cache
 def shipped() -> tuple[MappingFile, ...]:
     """Return the mappings of this package, by file name."""
-    folder = files(__package__).joinpath("mappings")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yml"))
-    return tuple(parse(folder.joinpath(name).read_text("utf-8"), name) for name in names)
+    return tuple(_in(files(__package__).joinpath("mappings"), ""))
+
+
+@cache
+def installed() -> tuple[MappingFile, ...]:
+    """Return the shipped mappings, then those that installed packages bring by the entry point ``vedette.mappings``.
+
+    An entry point names a Python package whose ``*.yml`` files are mappings. Whoever installs that package beside
+    Vedette has installed its code: importing it runs nothing that the installation did not already allow. What it
+    brings is data, comes after what is shipped, and can replace none of it.
+    """
+    found = list(shipped())
+    for entry in plugins.mappings():
+        found += _in(files(entry.module), f"{entry.module}/")
+    names = Counter(mapping.name for mapping in found)
+    if twice := sorted(name for name, number in names.items() if number > 1):
+        reason = f"more than one mapping is called {', '.join(twice)}; rename or uninstall one"
+        raise ConfigError(reason, plugins.MAPPINGS)
+    return tuple(found)
+
+
+def _in(folder: Traversable, prefix: str) -> Iterator[MappingFile]:
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yml")):
+        yield parse(folder.joinpath(name).read_text("utf-8"), prefix + name)
 
 
 def parse(text: str, file: str) -> MappingFile:
@@ -214,6 +305,8 @@ def parse(text: str, file: str) -> MappingFile:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"not YAML: {error.problem}", f"{file}:{line}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {error}", f"{file}:1") from None
     if root is None:
         raise ConfigError("expected a mapping, found nothing", f"{file}:1")
     return _Reader(file).mapping_file(root)
@@ -231,7 +324,7 @@ class _Reader:
         return ConfigError(message, f"{self._file}:{node.start_mark.line + 1}")
 
     def mapping_file(self, root: yaml.Node) -> MappingFile:
-        keys = "mapping format prefix identity absent tables related shapes kinds patterns"
+        keys = "mapping format prefix identity absent tables related unmapped sections shapes kinds patterns"
         parts = self._keys(root, keys, required="mapping format")
         self._tables = {name: self._texts(node) for name, node in self._entries(parts.get("tables"))}
         self._tables = {
@@ -248,10 +341,12 @@ class _Reader:
             shapes=tuple(self._shape(name, node) for name, node in self._entries(parts.get("shapes"))),
             layers=tuple(self._layer(node) for node in self._items(parts.get("kinds"))),
             pattern_sets=tuple(self._patterns(node) for node in self._items(parts.get("patterns"))),
+            sections=self._texts(parts.get("sections")),
+            unmapped=self._flag(parts, "unmapped"),
         )
 
     def _shape(self, name: str, node: yaml.Node) -> Shape:
-        parts = self._keys(node, "when unless data names time message ecs")
+        parts = self._keys(node, "when unless exact data names time message ecs says inside named")
         return Shape(
             name=name,
             when=self._paths(parts.get("when")),
@@ -260,7 +355,11 @@ class _Reader:
             names={native: self._paths(paths) for native, paths in self._entries(parts.get("names"))},
             time=self._paths(parts.get("time")),
             message=self._paths(parts.get("message")),
-            ecs="ecs" in parts and self._text(parts["ecs"]) == "true",
+            ecs=self._flag(parts, "ecs"),
+            exact="exact" in parts and self._text(parts["exact"]) == "true",
+            says=self._texts(parts.get("says")),
+            inside=self._list(parts.get("inside")),
+            named=self._list(parts.get("named")),
         )
 
     def _layer(self, node: yaml.Node) -> Layer:
@@ -270,7 +369,7 @@ class _Reader:
                 native: frozenset(value.lower() for value in self._list(values))
                 for native, values in self._entries(parts.get("when"))
             },
-            declared="declared" in parts and self._text(parts["declared"]) == "true",
+            declared=self._flag(parts, "declared"),
             constants={name: self._constant(name, value) for name, value in self._entries(parts.get("constants"))},
             renames=self._renames(parts.get("renames")),
             aliases=self._texts(parts.get("aliases")),
@@ -294,28 +393,53 @@ class _Reader:
         return renames
 
     def _expression(self, name: str, node: yaml.Node) -> Expression:
-        spec = self._text(node)
+        natives, transform = self._reading(name, node, self._text(node))
+        convert = _derived(transform, catalogue().converter(name), self._absent)
+        return Expression(natives[0], convert, others=tuple(natives[1:]))
+
+    def _reading(self, name: str, node: yaml.Node, spec: str) -> tuple[list[str], Transform | None]:
+        """Return which native fields *spec* reads, and what it makes of their values."""
         found = _EXPRESSION.match(spec)
-        if found:
-            native, transform = found.group(3), self._transform(node, found.group(1), found.group(2))
-        elif "(" in spec:
+        if found is None or found.group(3).count("(") != found.group(3).count(")"):
+            if "(" not in spec:
+                return [spec], None
             raise self.fail(
                 node, f"{name}: expected Field, transform(Field) or transform.argument(Field), found {spec}"
             )
-        else:
-            native, transform = spec, None
-        return Expression(native, _derived(transform, catalogue().converter(name), self._absent))
+        if "(" in found.group(3):
+            natives, first = self._reading(name, node, found.group(3))
+            second = self._transform(node, found.group(1), found.group(2))
+            return natives, chained(first, second) if first else second
+        natives = [each.strip() for each in found.group(3).split(",")]
+        make = self._transform if len(natives) == 1 else partial(self._joint, natives)
+        return natives, make(node, found.group(1), found.group(2))
+
+    def _joint(self, natives: list[str], node: yaml.Node, name: str, argument: str | None) -> Transform:
+        """Return a transform of several native fields."""
+        if name == "community_id":
+            return community_id(argument)
+        if name == "flags" and argument is None:
+            return flags(natives)
+        if name == "where" and argument:
+            return where(argument)
+        if name in JOINT and argument is None:
+            return JOINT[name]
+        if name == "table" and argument in self._tables:
+            return looked_up_joint(self._tables[argument])
+        known = ", ".join([*JOINT, "community_id", "flags", "table", "where"])
+        raise self.fail(node, f"unknown transform {name} of several fields; there are {known}")
 
     def _transform(self, node: yaml.Node, name: str, argument: str | None) -> Transform:
         if name in PLAIN and argument is None:
             return PLAIN[name]
-        if name == "hash" and argument:
-            return hash_of(argument)
-        if name == "constant" and argument:
-            return constant(argument)
+        if name in WITH_ARGUMENT and argument:
+            _, make = WITH_ARGUMENT[name]
+            with suppress(ValueError):
+                return make(argument)
         if name == "table" and argument in self._tables:
             return looked_up(self._tables[argument])
-        known = ", ".join([*PLAIN, "hash.ALGORITHM", "constant.VALUE", *(f"table.{table}" for table in self._tables)])
+        argued = (f"{each}.{what}" for each, (what, _) in WITH_ARGUMENT.items())
+        known = ", ".join([*PLAIN, *argued, *(f"table.{table}" for table in self._tables)])
         raise self.fail(node, f"unknown transform {name}{'.' if argument else ''}{argument or ''}; there are {known}")
 
     def _patterns(self, node: yaml.Node) -> Patterns:
@@ -326,14 +450,26 @@ class _Reader:
         )
 
     def _pattern(self, node: yaml.Node) -> Pattern:
-        parts = self._keys(node, "name starts regex payload", required="name regex")
+        parts = self._keys(node, "name within starts regex payload columns", required="name regex")
         try:
             form = Form(self._text(parts["regex"]))
         except forms.error as error:
             raise self.fail(parts["regex"], f"regular expression refused: {error}") from None
         starts = self._text(parts["starts"]) if "starts" in parts else ""
         payloads = {group: self._payload(reader) for group, reader in self._entries(parts.get("payload"))}
-        return Pattern(self._text(parts["name"]), starts.encode(), form, payloads)
+        payloads |= {group: self._columns(names) for group, names in self._entries(parts.get("columns"))}
+        within = self._text(parts["within"]) if "within" in parts else "message"
+        return Pattern(self._text(parts["name"]), starts.encode(), form, payloads, within)
+
+    def _columns(self, node: yaml.Node) -> Payload:
+        """Read ``{by: NUMBER, VALUE: "name, name", other: "name, name"}``, or the names alone."""
+        if isinstance(node, yaml.ScalarNode):
+            return columns(0, {"other": self._text(node).replace(",", " ").split()})
+        parts = self._texts(node)
+        if not parts.get("by", "").isdecimal() or "other" not in parts:
+            raise self.fail(node, "expected 'by' with the number of a column, counted from 0, and 'other'")
+        place = int(parts.pop("by"))
+        return columns(place, {value: names.replace(",", " ").split() for value, names in parts.items()})
 
     def _payload(self, node: yaml.Node) -> Payload:
         name = self._text(node)
@@ -383,6 +519,9 @@ class _Reader:
     def _texts(self, node: yaml.Node | None) -> dict[str, str]:
         return {key: self._text(value) for key, value in self._entries(node)}
 
+    def _flag(self, parts: Mapping[str, yaml.Node], key: str) -> bool:
+        return key in parts and self._text(parts[key]) == "true"
+
     def _text(self, node: yaml.Node) -> str:
         if not isinstance(node, yaml.ScalarNode):
             raise self.fail(node, "expected a text")
@@ -393,7 +532,7 @@ def _derived(transform: Transform | None, convert: Converter, absent: frozenset[
     """Join transform and type; a value of *absent* means nothing, and text transforms refuse what is no text."""
 
     def derive(raw: Any) -> Any:
-        if raw.__class__ is dict:
+        if raw.__class__ is dict and transform not in OF_OBJECTS:
             raw = raw.get("#text")
         if raw is None or (isinstance(raw, str) and raw in absent):
             return None
@@ -401,7 +540,7 @@ def _derived(transform: Transform | None, convert: Converter, absent: frozenset[
             return convert(raw)
         try:
             return convert(transform(raw))
-        except (TypeError, AttributeError):
-            raise ValueError("not of the type that the transform reads") from None
+        except (TypeError, AttributeError, ArithmeticError, LookupError):
+            raise ValueError("not of the type or range that the transform reads") from None
 
     return derive

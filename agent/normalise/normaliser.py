@@ -23,8 +23,8 @@ from agent.normalise.columns import ABSENT, Columns, Frame, Pool
 from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
 from agent.normalise.document import build
 from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
-from agent.normalise.lines import line_reader
-from agent.normalise.mapping import shipped
+from agent.normalise.lines import line_reader, patterns_of
+from agent.normalise.mapping import MappingFile, installed
 
 FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
@@ -36,8 +36,12 @@ _FORMATS = {
     DOCUMENT: "json",
     "evtx": "json",
     "cloudtrail": "json",
+    "zeek": "json",
     "syslog": "syslog",
+    "text": "syslog",
     "access": "access",
+    "apache": "access",
+    "nginx": "access",
 }
 """Format of a chunk -> format of the mappings that read it."""
 
@@ -47,8 +51,8 @@ class Normalised:
     """What became of one fetch: every record is a row of *batch*, and those in *dead* are quarantined as well.
 
     *marks* are the greatest event times by partition after this fetch. *counts* are numbers for the books:
-    ``wrong_type:FIELD`` values left out, ``untimed`` and ``future`` rows, ``quarantined`` records, and ``kinds_capped``
-    rows whose kind lost its constants to the cap.
+    ``wrong_type:FIELD`` values left out, ``untimed`` and ``future`` rows, ``quarantined`` records, ``unmapped`` rows of
+    products that no mapping knows, and ``kinds_capped`` rows whose kind lost its constants to the cap.
     """
 
     batch: Batch
@@ -57,16 +61,28 @@ class Normalised:
     counts: Mapping[str, int]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A whole record as an ECS document, the mapping that read it, and whether it says when it happened."""
+
+    mapping: MappingFile
+    document: dict[str, Any]
+    timed: bool
+
+
 class Normaliser:
     """Makes batches of native records; keeps dictionaries and kinds from call to call.
 
-    *wanted* says which ECS fields are wanted of a kind; it is asked once for each new kind. No record makes it raise.
+    *wanted* says which ECS fields are wanted of a kind; it is asked once for each new kind. *mappings* are the
+    installed ones unless others are given. No record makes it raise.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: Wanted, mappings: Sequence[MappingFile] = ()) -> None:
         self._pool = Pool()
         self._wanted = wanted
-        self._routes = Routes(shipped(), wanted)
+        self._mappings = mappings or installed()
+        self._patterns = patterns_of(self._mappings)
+        self._routes = Routes(self._mappings, wanted)
         self._unparsed = Kind(UNPARSED)
         self._unparsed_original = ORIGINAL in wanted(self._unparsed)
 
@@ -84,7 +100,7 @@ class Normaliser:
 
     def projection(self, also: frozenset[str]) -> frozenset[str]:
         """Return every native field, dotted, that is read of a SIEM's documents, and of the ECS fields *also*."""
-        return native_paths(shipped(), _FORMATS[DOCUMENT], lambda kind: self._wanted(kind) | also)
+        return native_paths(self._mappings, _FORMATS[DOCUMENT], lambda kind: self._wanted(kind) | also)
 
     def document(self, format: str, raw: Raw, *, as_of: Timestamp) -> dict[str, Any]:
         """Return one whole record as a nested ECS document, ``event.original`` left out.
@@ -92,18 +108,24 @@ class Normaliser:
         It holds every mapped field and, under the vendor's prefix, what no mapping knows. Raises RecordError if the
         record cannot be read.
         """
-        record = _decode(format, [raw], as_of)[0]
+        return self.whole(format, raw, as_of=as_of).document
+
+    def whole(self, format: str, raw: Raw, *, as_of: Timestamp) -> Whole:
+        """Return what `document` does, and how it came about."""
+        record = self._decode(format, [raw], as_of)[0]
         if isinstance(record, RecordError):
             raise record
-        route = self._routes.find(_FORMATS[format], record)
+        route, record = self._routes.find(_FORMATS[format], record)
         frame = Frame([record])
         time = clock.parse(frame.column(route.shape.time)[0])
         identity, product = route.product(frame)
-        return build(route.mapping, route.shape, identity, product, frame, as_of if time == NO_TIME else time)
+        timed = time != NO_TIME
+        document = build(route.mapping, route.shape, identity, product, frame, time if timed else as_of)
+        return Whole(route.mapping, document, timed)
 
     def _block(self, work: _Work, chunk: Chunk, begin: int, first_row: int) -> None:
         raws = chunk.raw[begin : begin + _BLOCK]
-        decoded = _decode(chunk.format, raws, work.records.as_of)
+        decoded = self._decode(chunk.format, raws, work.records.as_of)
         for place, reason in chunk.faults.items():
             if 0 <= place - begin < len(raws):
                 decoded[place - begin] = RecordError(reason)
@@ -112,7 +134,7 @@ class Normaliser:
             if isinstance(record, RecordError):
                 self._quarantine(work, first_row + place, raws[place], str(record))
             else:
-                route = self._routes.find(_FORMATS[chunk.format], record)
+                route, decoded[place] = self._routes.find(_FORMATS[chunk.format], record)
                 routed.setdefault(route, []).append(place)
         for route, places in routed.items():
             self._strip(work, route, chunk.format, decoded, raws, places, first_row)
@@ -143,6 +165,15 @@ class Normaliser:
                 pile.originals += part.column(_KEPT_ORIGINAL)
             elif group.wants_original:
                 pile.originals += [text_of(raws[place]) for place in members]
+
+    def _decode(self, format: str, raws: Sequence[Raw], as_of: Timestamp) -> list[Decoded]:
+        """Decode records of a chunk's *format*; one of a format without a reader is refused, record by record."""
+        mapped = _FORMATS.get(format)
+        if mapped == "json":
+            return decode_json(raws)
+        if mapped is None:
+            return [RecordError(f"no mapping reads records of format {format}") for _ in raws]
+        return decode_each(raws, line_reader(format, as_of, self._patterns))
 
     def _quarantine(self, work: _Work, row: int, raw: Raw, reason: str) -> None:
         data = raw if isinstance(raw, bytes) else dump(raw)
@@ -199,6 +230,8 @@ class _Work:
         """Write all columns that are wanted of *group*."""
         rows = np.array(pile.rows)
         self._set_kind(rows, group.kind)
+        if group.unmapped:
+            self._counts["unmapped"] += len(rows)
         if group.capped:
             self._counts["kinds_capped"] += len(rows)
         for name, value in group.constants:
@@ -259,13 +292,3 @@ class _Work:
                 after[chunk.partition] = int(running[-1])
             row += len(times)
         return high, after
-
-
-def _decode(format: str, raws: Sequence[Raw], as_of: Timestamp) -> list[Decoded]:
-    """Decode records of a chunk's *format*; one of a format without a reader is refused, record by record."""
-    mapped = _FORMATS.get(format)
-    if mapped == "json":
-        return decode_json(raws)
-    if mapped is None:
-        return [RecordError(f"no mapping reads records of format {format}") for _ in raws]
-    return decode_each(raws, line_reader(mapped, as_of))

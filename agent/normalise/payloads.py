@@ -1,35 +1,76 @@
-r"""Readers of what a message may hold: ``key=value`` pairs, CEF and LEEF. Each takes time linear in its length.
+r"""Readers of what a message may hold: ``key=value`` pairs, CEF, LEEF, records of auditd, packets that were logged.
 
-They are named by mappings (``payload: {GROUP: pairs}``) and return native fields; what is malformed is left out.
+Each takes time linear in its length. They are named by mappings (``payload: {GROUP: pairs}``) and return native fields;
+what is malformed is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeAlias
 
 import re2
 
-Payload: TypeAlias = Callable[[str], dict[str, str]]
+Payload: TypeAlias = Callable[[str], Mapping[str, Any]]
 
 MOST_PAIRS = 500
-_PAIR = re2.compile(r"""([^\s=,"';|]+)=(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([^\s]*))""")
-_CEF_KEY = re2.compile(r"(?:^|[ \t])([A-Za-z0-9_.\[\]-]{1,100})=")
+_SHORT = 16_384
+_PAIR = re.compile(
+    r"""(?<![^\s=,"';|])([^\s=,"';|]++)="""
+    r"""(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"|'([^'\\]*+(?:\\.[^'\\]*+)*+)'|(\S*+))""",
+    re.DOTALL,
+)
+"""Python's own expressions, 30 times as fast as RE2 for many short matches; linear, since a run of letters is entered
+at its beginning only, nothing matched is given back, and a second opening quote closes the first."""
+_STRUCTURED = re.compile(r'(?<![^\s;\[])([A-Za-z_][\w.-]{0,99}+)[=:]"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
+_ESCAPED = re.compile(r'\\(["\\\]])')
+_ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
+_CEF_KEY = re.compile(r"(?:^|(?<=[ \t]))([A-Za-z0-9_.\[\]-]{1,100}+)=")
 _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", "severity")
 _LEEF_HEAD = ("version", "vendor", "product", "device_version", "event_id")
 _LEEF_KEY = re2.compile(r"^([^=\s]{1,100})=(.*)$")
 
+_AUDIT_OLD_NEW = re2.compile(r"\b(old|new)[ -](auid|ses)=")
+_AUDIT_TEXTS = frozenset(
+    {
+        *("acct", "cmd", "comm", "cwd", "data", "dir", "exe", "file", "grp"),
+        *("key", "name", "path", "proctitle", "root_dir", "sw", "unit", "vm"),
+    }
+)
+_AUDIT_ARGUMENT = re2.compile(r"^a(\d{1,9})(?:(_len)|\[\d+\])?$")
+_AUDIT_UNKNOWN = frozenset({"?", "(null)", ""})
+_LONGEST_HEAD = 36
+_MOST_ARGUMENT_FIELDS = 10
+_HEXADECIMAL = frozenset("0123456789ABCDEF")
+_DENIED = ("drop", "deny", "denied", "reject", "block")
+_ALLOWED = ("accept", "allow")
+_TRANSPORTS = {"ICMPv6": "ipv6-icmp", "2": "igmp", "47": "gre", "50": "esp", "51": "ah", "132": "sctp"}
+_FRAME_LENGTH = len("00:00:00:00:00:00:00:00:00:00:00:00:00:00")
+
 
 def _pairs(text: str) -> dict[str, str]:
-    """Pairs parted by blanks or commas; a value may be quoted, and then holds blanks. The first of a key stays."""
+    """Pairs parted by blanks or commas; a value may be quoted, and then holds blanks. The first of a key stays.
+
+    A day and a time of day in keys of their own (``date``, ``time``, and ``tz`` for the zone) give ``date_time`` too.
+    """
     found: dict[str, str] = {}
-    for number, match in enumerate(_PAIR.finditer(text)):
-        if number == MOST_PAIRS:
-            break
-        key, double, single, bare = match.groups()
-        value = double if double is not None else single if single is not None else bare.rstrip(",;")
-        found.setdefault(key, value)
+    for key, double, single, bare in _first_pairs(text):
+        if key not in found:
+            found[key] = double or single or bare.rstrip(",;")
+    if "date" in found and "time" in found and (zone := _ZONE.match(found.get("tz", ""))):
+        at = f"{zone[1]}{zone[2]:0>2}:{zone[3]}" if zone[1] else ""
+        found.setdefault("date_time", f"{found['date']}T{found['time']}{at}")
     return found
+
+
+def _first_pairs(text: str) -> Iterable[tuple[str, ...]]:
+    """Return up to `MOST_PAIRS` matches; of a short text all at once, which is faster."""
+    if len(text) < _SHORT:
+        return _PAIR.findall(text)[:MOST_PAIRS]
+    return (match.groups("") for match in islice(_PAIR.finditer(text), MOST_PAIRS))
 
 
 def _cef(text: str) -> dict[str, str]:
@@ -42,17 +83,24 @@ def _cef(text: str) -> dict[str, str]:
     if len(parts) <= len(_CEF_HEAD):
         return found
     extension = parts[-1]
-    keys: list[tuple[int, int, str]] = []
-    for match in _CEF_KEY.finditer(extension):
-        if len(keys) == MOST_PAIRS:
-            break
-        start = match.start(1)
-        if extension[start - 1 : start] != "\\" and not _is_escaped(extension, match.end() - 1):
-            keys.append((start, match.end(), match.group(1)))
-    ends = [start for start, _, _ in keys[1:]] + [len(extension)]
-    for (_, begin, key), end in zip(keys, ends, strict=False):  # without a key there is an end, and no value
-        found.setdefault(f"ext.{key}", _written_out(extension[begin:end].strip()))
+    keys, values = _cut(extension) if "\\" in extension else _cut_plain(extension)
+    for key, value in zip(keys, values, strict=True):
+        found.setdefault(f"extensions.{key}", value)
     return found
+
+
+def _cut_plain(extension: str) -> tuple[list[str], list[str]]:
+    """Return keys and values of an extension that has no escapes."""
+    _, *rest = _CEF_KEY.split(extension, MOST_PAIRS)
+    return rest[::2], list(map(str.strip, rest[1::2]))
+
+
+def _cut(extension: str) -> tuple[list[str], list[str]]:
+    found = (match for match in _CEF_KEY.finditer(extension) if not _is_escaped(extension, match.end() - 1))
+    matches = list(islice(found, MOST_PAIRS))
+    ends = [match.start() for match in matches[1:]] + [len(extension)]
+    values = [extension[match.end() : end].strip() for match, end in zip(matches, ends, strict=False)]
+    return [match[1] for match in matches], list(map(_written_out, values))
 
 
 def _leef(text: str) -> dict[str, str]:
@@ -68,15 +116,186 @@ def _leef(text: str) -> dict[str, str]:
             parting, rest = _character(named) or "\t", behind
     for item in rest.split(parting, MOST_PAIRS)[:MOST_PAIRS]:
         if match := _LEEF_KEY.match(item):
-            found.setdefault(f"ext.{match.group(1)}", match.group(2).strip())
+            found.setdefault(f"extensions.{match.group(1)}", match.group(2).strip())
     return found
 
 
-PAYLOADS: Mapping[str, Payload] = {"cef": _cef, "leef": _leef, "pairs": _pairs}
+def _audit(text: str) -> dict[str, Any]:
+    """``seconds.milliseconds:sequence): pairs`` of the Linux audit system, as its log has them after ``msg=audit(``.
+
+    The pairs within ``msg='...'`` stand beside the others, what auditd could not know (``?``) is left out, and texts
+    written in hexadecimal are texts again. Of a program's start the arguments are the list ``args`` and, joined, the
+    text ``command``; of a command of sudo likewise.
+    """
+    found: dict[str, Any] = {}
+    head, closed, rest = text.partition("):")
+    if closed and len(head) <= _LONGEST_HEAD and head.isascii():
+        seconds, _, sequence = head.partition(":")
+        if seconds[-4:-3] == "." and seconds.replace(".", "").isdigit() and sequence.isdigit():
+            found = {"time": int(seconds.replace(".", "")), "sequence": sequence}
+            text = rest.lstrip()
+    text = text.replace("\x1d", " ")
+    if "auid=" in text and ("old" in text or "new" in text):
+        text = _AUDIT_OLD_NEW.sub(r"\1_\2=", text)
+    pairs = _audit_pairs(text, _AUDIT_TEXTS)
+    if inner := pairs.pop("msg", ""):
+        pairs = _audit_pairs(inner, _AUDIT_TEXTS) | pairs
+    if "syscall" in pairs:
+        return found | pairs
+    begin = text[:5]
+    if begin.startswith("argc=") or (begin[:1] == "a" and begin[1:2].isdigit()):
+        return found | _arguments(text)
+    if "cmd" in pairs:
+        command = pairs.pop("cmd")
+        args = command.split()
+        found |= {"args": args, "argc": len(args), "command": command}
+    return found | pairs
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """The arguments of a program's start, each maybe in several pieces (``a1[0]``)."""
+    pairs: dict[str, Any] = _audit_pairs(text, None)
+    arguments: dict[int, str] = {}
+    for key in [key for key in pairs if key.startswith("a")]:
+        if match := _AUDIT_ARGUMENT.match(key):
+            number, length = int(match.group(1)), match.group(2)
+            piece = pairs.pop(key)
+            if not length:
+                arguments[number] = arguments.get(number, "") + piece
+    if arguments:
+        pairs |= {f"a{number}": text for number, text in arguments.items() if number < _MOST_ARGUMENT_FIELDS}
+        pairs |= {"args": list(arguments.values()), "command": " ".join(arguments.values())}
+    return pairs
+
+
+def _audit_pairs(text: str, texts: frozenset[str] | None) -> dict[str, str]:
+    """Pairs parted by blanks; those named in *texts*, or all of None, may be in hexadecimal where no quotes stand."""
+    found: dict[str, str] = {}
+    place, number = 0, 0
+    while (equals := text.find("=", place)) >= 0 and number < MOST_PAIRS:
+        number += 1
+        key = text[text.rfind(" ", place, equals) + 1 or place : equals]
+        begin, quote = equals + 1, text[equals + 1 : equals + 2]
+        if quote and quote in "\"'":
+            begin += 1
+            end = text.find(quote, begin)
+        else:
+            quote, end = "", text.find(" ", begin)
+        value = text[begin : end if end >= 0 else len(text)]
+        place = end + 1 if end >= 0 else len(text)
+        if value not in _AUDIT_UNKNOWN and key not in found:
+            found[key] = value if quote or (texts is not None and key not in texts) else _audit_text(value)
+    return found
+
+
+def _audit_text(value: str) -> str:
+    """Return a text that may be in hexadecimal, control characters as ``^M``; a blank for the end of an argument."""
+    if len(value) % 2 or not _HEXADECIMAL.issuperset(value):
+        return value
+    text = bytes.fromhex(value).decode("utf-8", "backslashreplace").rstrip("\0").replace("\0", " ")
+    if text.isprintable():
+        return text
+    if not any(map(str.isprintable, text)):
+        return value
+    return "".join(sign if sign >= " " and sign != "\x7f" else f"^{chr(ord(sign) ^ 64)}" for sign in text)
+
+
+def _packet(text: str) -> dict[str, Any]:
+    """``label: IN=eth0 OUT= MAC=... SRC=... PROTO=TCP ... SYN`` as the kernel's packet filter logs it.
+
+    A label that says so is a ``verdict``, denied or allowed; ``[set-rule-D]`` is what Ubiquiti's firewalls write. Of
+    MAC come both addresses and the type of the frame. What stands before PROTO is of the network layer; of LEN and ID
+    behind it the names are PROTO_LEN and PROTO_ID; PROTO itself is ``transport``, as ECS names it. Words without a
+    value are ``fragment`` before it, ``flags`` behind it. A packet that an ICMP message quotes is left out.
+    """
+    label, _, packet = text.partition("IN=")
+    found: dict[str, Any] = _label(label)
+    words: list[str] = []
+    layer = ""
+    for word in f"IN={packet}".partition(" [")[0].split()[:MOST_PAIRS]:
+        key, equals, value = word.partition("=")
+        if not equals:
+            words.append(word)
+        elif key == "PROTO":
+            found["transport"] = _TRANSPORTS.get(value) or value.lower()
+            if words:
+                found["fragment"] = words
+            words, layer = [], "PROTO_"
+        elif value:
+            found.setdefault(f"{layer}{key}" if key in {"LEN", "ID"} else key, value)
+    if words:
+        found["flags"] = words
+    if len(mac := found.get("MAC", "")) >= _FRAME_LENGTH:
+        found |= {"MAC_TO": mac[:17], "MAC_FROM": mac[18:35], "ETHER": f"0x{mac[36:38]}{mac[39:41]}"}
+        del found["MAC"]
+    return found
+
+
+def _label(text: str) -> dict[str, str]:
+    """What the words before a packet say that was done with it."""
+    if text.startswith("[") and text.endswith("]"):
+        rule_set, *rest = text[1:-1].rsplit("-", 2)
+        if len(rest) == 2 and rest[1] in ("A", "D", "R"):
+            verdict, label = {"A": ("allowed", "accept"), "D": ("denied", "drop"), "R": ("denied", "reject")}[rest[1]]
+            zones = dict(zip(("zone_in", "zone_out"), rule_set.split("-"), strict=False)) if "-" in rule_set else {}
+            return {"verdict": verdict, "label": label, "rule_set": rule_set, "rule": rest[0], **zones}
+    for word in text.lower().replace("[", " ").replace("]", " ").replace(":", " ").split():
+        for verdict, parts in (("denied", _DENIED), ("allowed", _ALLOWED)):
+            if any(part in word for part in parts):
+                return {"verdict": verdict, "label": word}
+    return {}
+
+
+def _structured(text: str) -> dict[str, Any]:
+    r"""Structured data of RFC 5424, ``[id name="value" ...]``, and Check Point's ``[name:"value"; ...]``.
+
+    Names get lower case, with ``_`` for ``-``; what has a name more than once is a list.
+    """
+    found: dict[str, Any] = {}
+    for match in islice(_STRUCTURED.finditer(text), MOST_PAIRS):
+        key, value = match[1].lower().replace("-", "_"), match[2]
+        value = _ESCAPED.sub(r"\1", value) if "\\" in value else value
+        if key not in found:
+            found[key] = value
+        elif isinstance(found[key], list):
+            found[key].append(value)
+        else:
+            found[key] = [found[key], value]
+    return found
+
+
+PAYLOADS: Mapping[str, Payload] = {
+    "audit": _audit,
+    "cef": _cef,
+    "leef": _leef,
+    "packet": _packet,
+    "pairs": _pairs,
+    "structured": _structured,
+}
+
+
+def columns(place: int, names: Mapping[str, Sequence[str]]) -> Payload:
+    """Return the reader of values parted by commas, maybe quoted.
+
+    The value at *place* says which of *names* they have in their order, ``other`` if it is none of them; ``_`` is none.
+    """
+
+    def read(text: str) -> dict[str, str]:
+        try:
+            row = next(csv.reader([text]), [])
+        except csv.Error:  # a value longer than the module takes
+            row = text.split(",")
+        chosen = names.get(row[place] if place < len(row) else "", names["other"])
+        return {name: value for name, value in zip(chosen, row, strict=False) if value and name != "_"}
+
+    return read
 
 
 def _split(text: str, bar: str, most: int) -> list[str]:
     """Split at *bar* where it is not escaped, at most *most* times; escapes in the parts are written out."""
+    if "\\" not in text:
+        *heads, rest = text.split(bar, most)
+        return [*(head.strip() for head in heads), rest]
     parts: list[str] = []
     begin = place = 0
     while len(parts) < most and (place := text.find(bar, place)) >= 0:

@@ -6,17 +6,27 @@ it is malformed. Each runs once for each distinct value.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import ntpath
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 import re2
 
+from agent.model import NO_TIME
+from agent.normalise import clock, wintexts
+
 Transform: TypeAlias = Callable[[Any], Any]
 
-_TOKEN = re2.compile(r'(?:[^\s"]|"[^"]*"?)+')
+_HARDWARE = re2.compile(r"^[0-9A-F]{12,16}$")
+_SCHEME = re2.compile(r"^[A-Za-z][A-Za-z0-9+.-]{1,20}://")
+_EMAIL = re2.compile(r"^[^@\s/]+@[^@\s/]+$")
+_ZONE = re2.compile(r"(?:Z|[+-]\d\d:?\d\d)$")
+_REALM = re2.compile("[/@]")
+_WHOLE_URL = re2.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
 _ARGUMENTS = 512
 
 
@@ -73,13 +83,26 @@ def _host(raw: Any) -> str | None:
     return None if _ip(raw) else str(raw)
 
 
-def _arguments(raw: str) -> list[str]:
-    """The command line cut at blanks outside quotes; quotes stay."""
-    return list(_TOKEN.findall(raw))[:_ARGUMENTS]
+def _url_scheme(raw: str) -> str | None:
+    """The scheme of a whole URL."""
+    found = _WHOLE_URL.match(raw)
+    return found[1].lower() if found else None
+
+
+def _url_domain(raw: str) -> str | None:
+    """The host of a whole URL, without user and port."""
+    found = _WHOLE_URL.match(raw)
+    return found[2].rpartition("@")[2].partition(":")[0].lower() or None if found else None
+
+
+def _stem(raw: str) -> str | None:
+    """The file name without its extension."""
+    return ntpath.splitext(ntpath.basename(raw))[0] or None
 
 
 def _url_path(raw: str) -> str | None:
-    return unquote(raw.partition("?")[0].partition("#")[0]) or None
+    found = _WHOLE_URL.match(raw)
+    return unquote((raw[found.end() :] if found else raw).partition("?")[0].partition("#")[0]) or None
 
 
 def _url_query(raw: str) -> str | None:
@@ -112,9 +135,119 @@ def _http_outcome(raw: Any) -> str:
     return "success" if _integer(raw) < 400 else "failure"
 
 
-def _addresses(raw: str) -> list[str]:
-    """The addresses in a list separated by semicolons, such as the answers of a name server."""
-    return [found for item in raw.split(";")[:_ARGUMENTS] if item.strip() and (found := _ip(item.strip()))]
+def _endpoint_ip(raw: str) -> str | None:
+    """The address in ``192.0.2.1:80``, ``[2001:db8::1]:80`` or an address alone."""
+    return _ip(raw) or _ip(raw.rpartition(":")[0].strip("[]") or raw.strip("[]"))
+
+
+def _endpoint_port(raw: str) -> int | None:
+    """The port behind an address; None where there is none."""
+    host, _, port = raw.rpartition(":")
+    return _port(port) if host and not _ip(raw) and port.isdecimal() else None
+
+
+def _url(raw: str) -> str | None:
+    """A text that is a URL with a scheme."""
+    return raw if _SCHEME.match(raw) else None
+
+
+def _mac(raw: str) -> str:
+    """A hardware address as ECS writes it: ``00-0C-29-EB-35-DE``."""
+    digits = raw.replace(":", "").replace("-", "").replace(".", "").upper()
+    if not _HARDWARE.match(digits):
+        raise ValueError("not a hardware address")
+    return "-".join(digits[place : place + 2] for place in range(0, len(digits), 2))
+
+
+def _facility(raw: Any) -> int:
+    """The facility in a priority of syslog."""
+    return _integer(raw) >> 3
+
+
+def _syslog_severity(raw: Any) -> int:
+    """The severity in a priority of syslog."""
+    return _integer(raw) & 7
+
+
+def _elapsed(raw: str) -> int:
+    """``1:02:03`` or ``1h:02m:03s`` in nanoseconds."""
+    parts = [int(part.rstrip("hms")) for part in raw.split(":")]
+    total = 0
+    for part in parts:
+        total = total * 60 + part
+    return total * 10**9
+
+
+def _hexadecimal(raw: str) -> str:
+    """The digits of a fingerprint or serial number, without what parts them."""
+    return raw.replace(":", "").replace(" ", "").upper()
+
+
+def _time(raw: Any) -> str:
+    """A time as ECS writes it, whatever form that the clock reads it had."""
+    time = clock.parse(raw)
+    if time == NO_TIME:
+        raise ValueError("not a time")
+    return clock.to_text(time)
+
+
+def _addresses(raw: Any) -> list[str]:
+    """The addresses in a list, maybe one separated by semicolons, such as the answers of a name server."""
+    items = raw if isinstance(raw, list) else raw.split(";")
+    return [found for item in items[:_ARGUMENTS] if (found := _ip(str(item).strip()))]
+
+
+def _written(raw: Any) -> str:
+    """An object as one text, ``{name=value, list=[a, b]}``."""
+    if isinstance(raw, dict):
+        return "{" + ", ".join(f"{key}={_written(value)}" for key, value in raw.items()) + "}"
+    if isinstance(raw, list):
+        return "[" + ", ".join(map(_written, raw)) + "]"
+    return "null" if raw is None else _shown(raw)
+
+
+def _shown(raw: Any) -> str:
+    return str(raw).lower() if isinstance(raw, bool) else str(raw)
+
+
+def _nanoseconds(raw: Any) -> int:
+    """Seconds, with a fraction, in nanoseconds."""
+    return round(float(raw) * 1e9)
+
+
+def _milliseconds(raw: Any) -> int:
+    """Milliseconds in nanoseconds."""
+    return round(float(raw) * 1e6)
+
+
+def _integers(raw: Any) -> list[int]:
+    """A list of numbers without their fractions."""
+    return [int(item) for item in (raw if isinstance(raw, list) else [raw])]
+
+
+def _ip_version(raw: str) -> str:
+    return f"ipv{ipaddress.ip_address(raw).version}"
+
+
+def _first(raw: Any) -> Any:
+    """The first item of a list."""
+    return raw[0] if isinstance(raw, list) and raw else None
+
+
+def _email(raw: str) -> str | None:
+    """A text that is an address of mail."""
+    return raw if _EMAIL.match(raw) else None
+
+
+def _principal(raw: str) -> str | None:
+    """The name in Kerberos' ``name/REALM`` or ``name@REALM``."""
+    name = _REALM.search(raw)
+    return (raw[: name.start()] if name else raw) or None
+
+
+def _realm(raw: str) -> str | None:
+    name = _REALM.search(raw)
+    return raw[name.end() :] or None if name else None
 
 
 def _lines(raw: str) -> list[str]:
@@ -136,26 +269,158 @@ _HIVES = {
 PLAIN: Mapping[str, Transform] = {
     "account": _account,
     "addresses": _addresses,
-    "arguments": _arguments,
+    "answer_names": wintexts.answer_names,
+    "answer_types": wintexts.answer_types,
+    "answers": wintexts.answers,
+    "arguments": wintexts.arguments,
     "basename": _basename,
+    "count": len,
     "directory": _directory,
     "domain": _domain,
+    "email": _email,
+    "elapsed": _elapsed,
+    "endpoint_ip": _endpoint_ip,
+    "endpoint_port": _endpoint_port,
     "extension": _extension,
+    "facility": _facility,
+    "hexadecimal": _hexadecimal,
+    "first": _first,
     "host": _host,
     "http_outcome": _http_outcome,
     "integer": _integer,
+    "integers": _integers,
     "ip": _ip,
+    "ip_version": _ip_version,
     "lines": _lines,
     "list": _listed,
     "lower": str.lower,
+    "milliseconds": _milliseconds,
+    "nanoseconds": _nanoseconds,
+    "mac": _mac,
     "port": _port,
+    "principal": _principal,
+    "realm": _realm,
+    "registered_domain": wintexts.registered_domain,
+    "registry_data": wintexts.registry_data,
     "registry_hive": _registry_hive,
     "registry_key": _registry_key,
+    "registry_type": wintexts.registry_type,
+    "stem": _stem,
+    "subdomain": wintexts.subdomain,
+    "syslog_severity": _syslog_severity,
+    "time": _time,
+    "top_level_domain": wintexts.top_level_domain,
+    "url_domain": _url_domain,
+    "url": _url,
     "url_extension": _url_extension,
     "url_path": _url_path,
     "url_query": _url_query,
+    "url_scheme": _url_scheme,
+    "written": _written,
 }
 """Transforms of a value alone, by the name a mapping uses."""
+
+OF_OBJECTS: frozenset[Transform | None] = frozenset({_written})
+"""Those that read an object; for all others one holds nothing but its text."""
+
+
+def _total(raw: tuple[Any, ...]) -> int:
+    """The sum of what is there."""
+    return sum(_integer(value) for value in raw if value is not None)
+
+
+def _before(raw: tuple[Any, ...]) -> str | None:
+    """A time less how long it had taken (see `_elapsed`): when it began."""
+    end, elapsed = raw
+    if end is None or elapsed is None:
+        return None
+    return clock.to_text(clock.parse(_time(end)) - _elapsed(elapsed) // 1000)
+
+
+def _after(raw: tuple[Any, ...]) -> str | None:
+    """A time and so many seconds more."""
+    begin, seconds = raw
+    if begin is None or seconds is None:
+        return None
+    return clock.to_text(clock.parse(_time(begin)) + _nanoseconds(seconds) // 1000)
+
+
+def _changed(raw: tuple[Any, ...]) -> Any:
+    """The second value where it is another than the first, such as an address after its translation."""
+    before, after = raw
+    return None if before == after else after
+
+
+def _under(raw: tuple[Any, ...]) -> str | None:
+    """A file's path of its folder and its name in there."""
+    folder, name = (str(part or "") for part in raw)
+    if not folder or not name:
+        return folder or name or None
+    return folder.rstrip("\\/") + ("/" if "/" in folder else "\\") + name
+
+
+def community_id(transport: str | None) -> Transform:
+    """Return the transform that makes the flow hash which network tools share (Community ID 1, seed 0).
+
+    It reads source, its port, destination, its port, and the transport where none is given here. ICMP has type and code
+    in place of the ports.
+    """
+    return (lambda raw: _community_id((*raw, transport))) if transport else _community_id
+
+
+def _community_id(raw: tuple[Any, ...]) -> str | None:
+    protocol = _PROTOCOLS.get(str(raw[4]).lower())
+    if protocol is None or None in raw:
+        return None
+    ends = [(ipaddress.ip_address(address).packed, _integer(port)) for address, port in (raw[:2], raw[2:4])]
+    one_way = False
+    if answers := _ICMP_ANSWERS.get(protocol):
+        other = answers.get(ends[0][1])
+        one_way = other is None
+        ends[1] = ends[1][0], ends[1][1] if other is None else other
+    first, second = ends if one_way else sorted(ends)
+    state = hashlib.sha1(b"\0\0", usedforsecurity=False)
+    state.update(first[0] + second[0] + bytes([protocol, 0]))
+    state.update(first[1].to_bytes(2, "big") + second[1].to_bytes(2, "big"))
+    return "1:" + b64encode(state.digest()).decode()
+
+
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmp6": 58, "sctp": 132}
+_ICMP_ANSWERS: Mapping[int, Mapping[int, int]] = {
+    1: {0: 8, 8: 0, 9: 10, 10: 9, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17},
+    58: {
+        128: 129,
+        129: 128,
+        130: 131,
+        131: 130,
+        133: 134,
+        134: 133,
+        135: 136,
+        136: 135,
+        139: 140,
+        140: 139,
+        144: 145,
+        145: 144,
+    },
+}
+"""Types of ICMP and ICMPv6 -> the type that answers them."""
+
+
+def _unzoned(raw: tuple[Any, ...]) -> str | None:
+    """The zone that was assumed for a time without one, where no surer time is there."""
+    time, surer = raw
+    return None if surer is not None or _ZONE.search(str(time)) else "+00:00"
+
+
+JOINT: Mapping[str, Transform] = {
+    "after": _after,
+    "before": _before,
+    "changed": _changed,
+    "total": _total,
+    "under": _under,
+    "unzoned": _unzoned,
+}
+"""Transforms of several native fields: each gets a tuple, None where a field is not there."""
 
 
 def hash_of(algorithm: str) -> Transform:
@@ -165,7 +430,8 @@ def hash_of(algorithm: str) -> Transform:
     def pick(raw: str) -> str | None:
         for part in raw.split(","):
             if part.strip().upper().startswith(prefix):
-                return part.strip()[len(prefix) :].lower() or None
+                digits = part.strip()[len(prefix) :].lower()
+                return digits if digits.strip("0") else None  # zeros alone: there was nothing to hash
         return None
 
     return pick
@@ -182,6 +448,81 @@ def looked_up(table: Mapping[str, str]) -> Transform:
     return look_up
 
 
+def chained(first: Transform, second: Transform) -> Transform:
+    """Return the transform that hands what *first* finds to *second*."""
+
+    def both(raw: Any) -> Any:
+        found = first(raw)
+        return None if found is None else second(found)
+
+    return both
+
+
 def constant(value: str) -> Transform:
     """Return the transform that says *value* wherever the native field holds something."""
     return lambda _raw: value
+
+
+def looked_up_joint(table: Mapping[str, str]) -> Transform:
+    """Return the transform that translates several values, written ``a/b``, by *table*."""
+    return lambda raw: table.get("/".join("" if value is None else _shown(value) for value in raw).lower())
+
+
+def flags(names: Sequence[str]) -> Transform:
+    """Return the transform that says which of the fields *names* are true."""
+    short = [name.rpartition(".")[2].upper() for name in names]
+    return lambda raw: [name for name, value in zip(short, raw, strict=True) if value is True]
+
+
+def distinguished(part: str) -> Transform:
+    r"""Return the transform that picks one part out of ``CN=name,O=Some\, Inc.,C=US``."""
+    wanted = re2.compile(rf"(?i)(?:^|,)\s*{part}=((?:[^,\\]|\\.)*)")
+
+    def pick(raw: str) -> str | None:
+        found = wanted.search(raw)
+        return found[1].replace("\\", "") or None if found else None
+
+    return pick
+
+
+def where(value: str) -> Transform:
+    """Return the transform that says the first field where the second one is *value*; of lists, the items there."""
+
+    def pick(raw: tuple[Any, ...]) -> Any:
+        found, beside = raw[:2]
+        if isinstance(found, list) and isinstance(beside, list):
+            pairs = zip(found, beside, strict=False) if len(found) == len(beside) else ()
+            return [one for one, other in pairs if str(other).lower() == value] or None
+        return found if str(beside).lower() == value else None
+
+    return pick
+
+
+def after(name: str) -> Transform:
+    """Return the transform that picks what follows *name* in a path such as ``/tenants/T/providers/P``."""
+
+    def pick(raw: str) -> str | None:
+        parts = raw.split("/")
+        place = next((place for place, part in enumerate(parts, 1) if part.lower() == name), len(parts))
+        return parts[place] if place < len(parts) else None
+
+    return pick
+
+
+def word(number: str) -> Transform:
+    """Return the transform that picks one of the words of a text; the first is 1."""
+    place = int(number) - 1
+    if place < 0:
+        raise ValueError("the first word is 1")
+    return lambda raw: (raw.split()[place : place + 1] or [None])[0]
+
+
+WITH_ARGUMENT: Mapping[str, tuple[str, Callable[[str], Transform]]] = {
+    "after": ("NAME", after),
+    "constant": ("VALUE", constant),
+    "distinguished": ("PART", distinguished),
+    "hash": ("ALGORITHM", hash_of),
+    "line": ("KEY", wintexts.line_of),
+    "word": ("NUMBER", word),
+}
+"""Transforms made for an argument, with what the argument is."""

@@ -21,18 +21,21 @@ def load(path: Path) -> Recipe:
 
 
 class Logs:
-    """Log files, folders or archives, read once and to their end; *notes* then says what of them was not read."""
+    """Log files, folders or archives, read once and to their end; *notes* then says what of them was not read.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    *format* is that of their records; it is told by their content if it is ``auto``.
+    """
+
+    def __init__(self, paths: Sequence[Path], format: str = "auto") -> None:
         if missing := [str(path) for path in paths if not path.exists()]:
             raise ConfigError(f"no such file or folder: {', '.join(missing)}")
-        self._paths = [str(path) for path in paths]
+        self._options = {"paths": [str(path) for path in paths], "format": format}
         self.notes: Mapping[str, str] = {}
 
     def __iter__(self) -> Iterator[Records]:
         build = plugins.connector("files").source
         assert build is not None
-        source = build("logs", {"paths": self._paths})
+        source = build("logs", self._options)
         source.open(frozenset())
         try:
             cursor, more = None, True

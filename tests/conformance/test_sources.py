@@ -143,6 +143,26 @@ class Files(SourceHarness):
         self._folder.cleanup()
 
 
+HEADER = b"#separator \\x09\n#unset_field\t-\n#path\tweird\n#fields\tts\tuid\n#types\ttime\tstring\n"
+
+
+class Tables(Files):
+    """Zeek's tables: what is written is a line, what is given is the object that it stands for."""
+
+    format = "zeek"
+    options: ClassVar[dict[str, Any]] = {"follow": True}
+
+    def grow(self, number: int, time: Timestamp) -> Sequence[Raw]:
+        new = [
+            (f"{datetime.fromtimestamp(time / SECOND, UTC):%FT%T}.000000Z", f"C{next(self._numbers)}")
+            for _ in range(number)
+        ]
+        with (self.path / "weird.log").open("ab") as file:
+            file.write(HEADER)
+            file.writelines(f"{time // SECOND}.000000\t{uid}\n".encode() for _, uid in new)
+        return [json.dumps({"_path": "weird", "ts": at, "uid": uid}, separators=(",", ":")).encode() for at, uid in new]
+
+
 class ReadOnce(Files):
     exceptions: ClassVar[dict[str, str]] = {
         "late_records_are_given": "files are listed once, at open; 'follow: true' sees later ones",
@@ -164,6 +184,13 @@ delivery, utf16 = one_file_each(write_delivery, ".json.gz"), one_file_each(write
 plain = one_file_each(Path.write_bytes, ".log")
 
 once = ReadOnce
+
+
+class TablesOnce(Tables):
+    options: ClassVar[dict[str, Any]] = {}
+    exceptions = ReadOnce.exceptions
+
+
 HARNESSES: list[type[SourceHarness]] = [
     Memory,
     files("followed", Files, "json", appended, follow=True),
@@ -184,6 +211,8 @@ HARNESSES: list[type[SourceHarness]] = [
     files("tar", once, "access", tar),
     files("delivery", once, "cloudtrail", delivery),
     files("utf16", once, "json", utf16),
+    Tables,
+    TablesOnce,
 ]
 
 

@@ -753,7 +753,16 @@ def test_every_record_of_the_event_logs_is_read(tmp_path: Path) -> None:
 @needs_data
 def test_every_record_of_the_archives_is_read() -> None:
     labels = json.loads((DATA / "mordor/labels.json").read_text())
-    expected = {label["file"]: sum(each["records"] for each in label["members"] if each["json"]) for label in labels}
+    head_and_end = 9  # lines of a table of Zeek that are no records
+    auditd = {"sh_arp_cache_2020-11-10074812.log"}
+    expected = {
+        label["file"]: sum(
+            each["records"] - (head_and_end if "zeek" in label["file"] and not each["json"] else 0)
+            for each in label["members"]
+            if each["json"] or "zeek" in label["file"] or each["name"] in auditd
+        )
+        for label in labels
+    }
     assert sum(expected.values()) > 90_000
     for name, records in expected.items():
         assert len(drain(source_of(DATA / "mordor" / name), limit=10_000)[0]) == records, name

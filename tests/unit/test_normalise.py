@@ -365,11 +365,31 @@ def test_decoded_mappings_are_read_like_bytes() -> None:
     assert json.loads(str(result.batch.value(0, "event.original"))) == SYSMON
 
 
-def test_text_goes_to_the_dead_letters_and_is_still_seen() -> None:
-    """A line of unknown text has no mapping."""
-    result = run(wanting("event.original"), b"something happened", format="text")
-    assert result.dead[0].reason == "no mapping reads records of format text"
+def test_records_of_an_unknown_format_go_to_the_dead_letters_and_are_still_seen() -> None:
+    """What no reader takes is quarantined, and raw-text rules see it."""
+    result = run(wanting("event.original"), b"something happened", format="odd")
+    assert result.dead[0].reason == "no mapping reads records of format odd"
     assert values(result, "event.original") == ["something happened"]
+
+
+def test_text_that_no_mapping_knows_is_an_event_and_counted() -> None:
+    """A line of unknown text keeps its text and what it says of itself; it is counted as unmapped, not quarantined."""
+    lines = (b"something happened", b"user=ann src=192.0.2.1 logged in", b"Jan  2 03:04:05 host sshd[7]: hello")
+    result = run(wanting("event.original", "message", "user.name", "source.ip"), *lines, format="text")
+    assert values(result, "message") == ["something happened", "user=ann src=192.0.2.1 logged in", "hello"]
+    assert values(result, "event.original")[0] == "something happened"
+    assert values(result, "user.name") == [None, "ann", None]
+    assert values(result, "source.ip") == [None, "192.0.2.1", None]
+    assert not result.dead
+    assert result.counts["unmapped"] == result.counts["untimed"] == 2
+
+
+def test_json_that_no_mapping_knows_is_counted() -> None:
+    """An object of no known product is an event, with what its names say, and counted as unmapped."""
+    result = run(wanting("source.ip", "user.name"), {"src_ip": "192.0.2.1", "user": "ann"}, SYSMON)
+    assert values(result, "source.ip")[0] == "192.0.2.1"
+    assert values(result, "user.name")[0] == "ann"
+    assert result.counts["unmapped"] == 1
 
 
 @pytest.mark.parametrize(
@@ -412,7 +432,7 @@ def test_untimed_and_future_rows_move_nothing() -> None:
     assert result.marks == {"p": parse("2024-05-01T11:00:00Z")}
     assert result.batch.future.tolist() == [False, True, False, False, False]
     assert result.batch.time[2] == AS_OF
-    assert result.counts == {"future": 1, "untimed": 1}
+    assert result.counts == {"future": 1, "untimed": 1, "unmapped": 5}
 
 
 def test_five_minutes_ahead_is_not_yet_the_future() -> None:

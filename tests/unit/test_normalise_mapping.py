@@ -10,6 +10,8 @@ from agent.normalise.catalogue import catalogue
 from agent.normalise.mapping import MappingFile, parse, shipped
 from agent.normalise.transforms import PLAIN
 
+AUDITD = ("user.audit.", "user.saved.", "user.filesystem.", "user.owner.", "user.terminal")
+"""auditd's users that ECS has no place for, under the names that Elastic's agents give them."""
 HEAD = "mapping: m\nformat: json\nprefix: v.\nidentity: {id: event.code}\nabsent: ['-']\n"
 
 
@@ -21,6 +23,7 @@ HEAD = "mapping: m\nformat: json\nprefix: v.\nidentity: {id: event.code}\nabsent
         ("mapping: m\n", 1, "missing key format"),
         ("mapping: m\nformat: json\nmaping: x\n", 1, "unknown key maping"),
         ("mapping: m\nformat: {a: b}\n", 2, "expected a text"),
+        ("mapping: \x1b\n", 1, "not YAML"),
         (HEAD + "kinds:\n  - constants: {event.kind: thing}\n", 7, "ECS does not allow thing"),
         (HEAD + "kinds:\n  - fields:\n      user.name: shout(User)\n", 8, "unknown transform shout"),
         (HEAD + "kinds:\n  - fields:\n      user.name: table.no(User)\n", 8, "unknown transform table.no"),
@@ -63,6 +66,22 @@ def test_later_layers_win() -> None:
     assert product.fields["user.name"][0].convert("BOB") == "bob"
     assert product.fields["user.name"][0].convert("-") is None
     assert "host.name" in product.fields
+
+
+def test_steps_follow_one_another() -> None:
+    """An expression inside an expression is the first step; what finds nothing ends the way."""
+    text = HEAD + "kinds:\n  - fields: {process.args_count: count(arguments(line.HostApplication(Context)))}\n"
+    (item,) = parse(text, "m.yml").product({}).fields["process.args_count"]
+    assert item.natives == ("Context",)
+    assert item.convert("HostName=x\nHostApplication=a.exe /b") == 2
+    assert item.convert("HostName=x") is None
+
+
+@pytest.mark.parametrize("spec", ["count(arguments(Field)", "lower(Field))", "lower(shout(Field))", "lower()"])
+def test_a_broken_step_is_refused(spec: str) -> None:
+    """Brackets must close, and each step must be known."""
+    with pytest.raises(ConfigError, match=r"expected Field|unknown transform shout"):
+        parse(HEAD + f"kinds:\n  - fields:\n      user.name: {spec}\n", "m.yml")
 
 
 def test_layers_hold_only_for_their_identity() -> None:
@@ -110,7 +129,8 @@ def test_renames_keep_the_native_value(mapping: MappingFile) -> None:
 @pytest.mark.parametrize("mapping", shipped(), ids=lambda mapping: mapping.name)
 def test_mapped_fields_are_ecs_or_the_vendors(mapping: MappingFile) -> None:
     """Every ECS name that a mapping writes is in the catalogue, or lies under a vendor's root."""
-    vendors = ("winlog.", "aws.", "system.auth.", "powershell.", "web.")
+    shared = ("winlog.", "sysmon.", "aws.", "system.auth.", "powershell.", "nginx.", "apache.", *AUDITD)
+    vendors = (mapping.prefix, *shared) if mapping.prefix else shared
     names = {name for layer in mapping.layers for name in (*layer.fields, *layer.constants, *layer.renames.values())}
     assert not [name for name in names if name not in catalogue().fields and not name.startswith(vendors)]
 
@@ -138,7 +158,7 @@ def test_catalogue_facts() -> None:
         ("ip", "075.050.255.67", None),
         ("host", "192.0.2.1", None),
         ("port", "0", None),
-        ("arguments", 'a "b c"d  e', ["a", '"b c"d', "e"]),
+        ("arguments", 'a "b c"d  e', ["a", "b cd", "e"]),
         ("addresses", "type:  5 x.example;::ffff:192.0.2.1;", ["192.0.2.1"]),
         ("url_extension", "/a.b/c?x=.d", None),
         ("registry_hive", "HKLM\\Software\\X", "HKLM"),
