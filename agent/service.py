@@ -28,7 +28,7 @@ from agent.config import Accepted, Bootstrap, Files, accept, root_of
 from agent.config.revision import recall
 from agent.control import Control, login
 from agent.detect.model import ModelDetector
-from agent.errors import ConfigError, TrustError, VedetteError
+from agent.errors import ConfigError, RetryableError, TrustError, VedetteError
 from agent.health import Health
 from agent.model import MODEL_EXPIRED, Chunk, Notice, Records, Timestamp
 from agent.pipeline import LATE, late_spans
@@ -78,7 +78,8 @@ class Service:
         self._root = root_of(bootstrap)
         self._once = once
         self._stop = threading.Event()
-        self._reload = threading.Event()
+        self._asked_to_stop = self._asked_to_reload = False
+        """What signals set: no more may be done in a handler, which can find the main thread inside any lock."""
         self._fatal: BaseException | None = None
         self._tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
         self._closing: list[Callable[[], object]] = []
@@ -111,14 +112,14 @@ class Service:
             raise self._fatal
         log.info("stopped")
 
-    def stop(self, *_: object) -> None:
+    def stop(self) -> None:
         """Ask for an orderly end: the running cycles finish and commit, nothing new is fetched."""
         self._stop.set()
 
     def stop_on_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self.stop)
-        signal.signal(signal.SIGHUP, lambda *_: self._reload.set())
+            signal.signal(number, lambda *_: setattr(self, "_asked_to_stop", True))
+        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_asked_to_reload", True))
 
     # --- start-up, in order -------------------------------------------------------------------------------------------
 
@@ -184,18 +185,22 @@ class Service:
         try:
             workers.open(strict=True)
             self._store.accept(accepted.revision, files.text, files.envelope, accepted.facts(), clock())
+            self._enter(workers)
         except BaseException:
             workers.stop()
             raise
         self._meters.configuration("accepted")
         log.info("configuration accepted", **accepted.facts())
-        self._enter(workers)
 
     def _go_on(self, accepted: Accepted) -> None:
         """Let what was accepted before be what runs, as far as that can be made today."""
         workers = self._built(accepted, strict=False)
-        workers.open(strict=False)
-        self._enter(workers)
+        try:
+            workers.open(strict=False)
+            self._enter(workers)
+        except BaseException:
+            workers.stop()
+            raise
 
     def _enter(self, workers: Workers) -> None:
         self._workers = self._recorded(workers)
@@ -258,8 +263,10 @@ class Service:
             self._store.record("", "configuration-applied", applied, clock(), actor=by)
         except Exception as error:
             self._workers.stop()
-            self._refuse(error)
-            self._resume(before)
+            try:
+                self._refuse(error)
+            finally:
+                self._resume(before)
             raise
         self._begin()
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
@@ -284,8 +291,15 @@ class Service:
     def _resume(self, accepted: Accepted) -> None:
         """Make everything anew under what ran before; if that fails, nothing runs and the process must end."""
         try:
-            self._go_on(accepted)
-            self._begin()
+            while not self._asked_to_stop and not self._stop.is_set():
+                try:
+                    self._go_on(accepted)
+                    self._begin()
+                    return
+                except RetryableError as error:  # the disk is full: whatever works could commit nothing either
+                    log.warning("work waits", reason=str(error))
+                    self._health.beat()
+                    self._stop.wait(1)
         except BaseException as error:
             self._fail(error)
             raise
@@ -320,11 +334,11 @@ class Service:
     def _work(self) -> None:
         """Until a signal, a fatal error, or with *once* the end of the work."""
         with Reader(self._store.folder) as reader:
-            while not self._stop.wait(0.05 if self._once else 0.2):
+            while not self._asked_to_stop and not self._stop.wait(0.05 if self._once else 0.2):
                 self._health.beat()
                 self._chores.look()
-                if self._reload.is_set():
-                    self._reload.clear()
+                if self._asked_to_reload:
+                    self._asked_to_reload = False
                     self._look_again()
                 while not self._tasks.empty():
                     answer(*self._tasks.get())

@@ -32,7 +32,7 @@ SCHEMA_VERSION = 4
 DATABASE = "vedette.db"
 ACCOUNT_US = 3600 * SECOND
 """A stream whose batches store no alert is put on record so often."""
-_BACKOFF_CAP_S = 300.0
+_BACKOFF_CAP_S = 30.0
 _PATIENCE_S = 900.0
 """No wait is longer, whatever the other side asks for."""
 _GROUP = 64
