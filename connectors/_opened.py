@@ -13,14 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias
+from typing import IO, Annotated, Any, Literal, TypeAlias
 
 import re2
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from agent.errors import ConfigError, RecordError
 from agent.model import Chunk, Cursor, Reference, Timestamp, digest
 from agent.ports import Lag
+from agent.zones import parted, with_zone, zone_of
 from connectors._containers import BLOCK, Bounds, Member, Stream, kind, members, plain, text
 from connectors._readers import (
     EVTX,
@@ -51,6 +52,14 @@ ARCHIVES = ("zip", "tar", "tar.gz")
 Format: TypeAlias = Literal["auto", "json", "evtx", "syslog", "access", "apache", "nginx", "cloudtrail", "zeek", "text"]
 
 
+def _zone(value: Any) -> str:
+    """Return the name of a zone; YAML reads ``+10:00`` without quotes as a number."""
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text such as Europe/Berlin or '+02:00', in quotes, found {value!r}")
+    zone_of(value)
+    return value
+
+
 class Options(BaseModel):
     """What may be set for a files source."""
 
@@ -58,6 +67,7 @@ class Options(BaseModel):
 
     paths: list[str] = Field(min_length=1)
     format: Format = "auto"
+    timezone: Annotated[str, BeforeValidator(_zone)] = ""
     follow: bool = False
     start: Literal["earliest", "now"] = "earliest"
     max_unpacked_bytes: int = Field(default=Bounds().unpacked, gt=0)
@@ -304,7 +314,8 @@ class OpenFile:
         return f"{self.path}!{self._member.name}" if self._member and self._member.name else self.path
 
     def _chunk(self, piece: Piece) -> Chunk:
-        return Chunk(self.partition, self._display(), self.format, piece.keys, piece.raw, piece.faults)
+        format = with_zone(self.format, self._options.timezone)
+        return Chunk(self.partition, self._display(), format, piece.keys, piece.raw, piece.faults)
 
     def _fault(self, reason: str) -> Chunk:
         """Close the member with one faulty record: what was read of it last, and why it cannot be read on."""
@@ -370,7 +381,7 @@ def tail_of(chunk: Chunk) -> str:
 
     The header of a table, which names the second it was begun, tells files apart well enough.
     """
-    if chunk.format in ("evtx", "zeek") or not isinstance(chunk.keys[-1], int):
+    if parted(chunk.format)[0] in ("evtx", "zeek") or not isinstance(chunk.keys[-1], int):
         return ""
     head = bytes(chunk.raw[-1][:TAIL])  # type: ignore[index]
     return f"{chunk.keys[-1]}:{len(head)}:{fingerprint(head)[:16]}"

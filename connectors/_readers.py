@@ -624,6 +624,10 @@ _SYSLOG = re.compile(
     rb"|\[[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d[.\d]{0,7} \d{4}\] \["  # the error log of Apache
     rb"|\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \[[a-z]{1,8}\] \d{1,10}#"  # the error log of nginx
     rb"|\d{10}\.\d{3} +-?\d{1,10} \S{1,255} [A-Z_]{1,40}/\d{3} "  # Squid
+    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]{0,4} [A-Z\d+-]{2,5}[: ][^\n]{0,255}?\b"  # PostgreSQL
+    rb"(?:DEBUG\d?|INFO|NOTICE|WARNING|ERROR|LOG|FATAL|PANIC|DETAIL|HINT|STATEMENT|CONTEXT):  "
+    rb"|\d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d\.\d{3} (?:[a-z-]{1,40}: ){0,2}(?:client |[a-z]{4,8}: )"  # BIND
+    rb"|\[\d{10}(?:\.\d{1,9})?\] unbound\[\d"
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:\S{1,255} ){0,2}\S{2,39} [A-Z]{3,16} /"  # IIS
 )
 _ARRAY = re.compile(rb"\[\s*[{\]]")

@@ -68,6 +68,9 @@ def retry(bootstrap: Bootstrap = BOOTSTRAP) -> None:
 def _retry_here(where: Where) -> int:
     from agent.service import accepted_last, resumed, retry_dead_letters
     from agent.store import Reader, Store
+    from agent.telemetry.logs import start_logging
+
+    start_logging()
 
     accepted = accepted_last(where)
     store = Store(where.data)

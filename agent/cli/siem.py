@@ -128,6 +128,9 @@ def replay(
 def _replay_here(request: Mapping[str, Any], accepted: Accepted, data: Path) -> dict[str, Any]:
     from agent.service import replay_of, resumed, take_late
     from agent.store import Store
+    from agent.telemetry.logs import start_logging
+
+    start_logging()
 
     store = Store(data)
     try:

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from agent.model import Scalar, Value
+from agent.normalise.clock import without_zone
 
 Converter: TypeAlias = Callable[[Any], Value | None]
 
@@ -42,6 +43,12 @@ class Catalogue:
         """Return the converter for the field *name*; text for a field that ECS does not know."""
         field = self.fields.get(name)
         return _converter(_BY_TYPE.get(field.type, _refuse) if field else _text)
+
+
+def is_date(name: str) -> bool:
+    """Say whether *name* is an ECS field that holds a time."""
+    field = catalogue().fields.get(name)
+    return field is not None and field.type == "date"
 
 
 @cache
@@ -92,6 +99,11 @@ def _text(raw: Any) -> str:
     raise ValueError("not text")
 
 
+def _date(raw: Any) -> str:
+    """A time as it was written; with its offset alone if it was set into a zone."""
+    return without_zone(_text(raw))
+
+
 def _integer(raw: Any) -> int:
     if isinstance(raw, bool):
         raise ValueError("not an integer")
@@ -137,7 +149,8 @@ def _refuse(_raw: Any) -> Scalar:
 
 
 _BY_TYPE: Mapping[str, Callable[[Any], Scalar]] = {
-    **dict.fromkeys(("keyword", "constant_keyword", "wildcard", "text", "match_only_text", "date"), _text),
+    **dict.fromkeys(("keyword", "constant_keyword", "wildcard", "text", "match_only_text"), _text),
+    "date": _date,
     **dict.fromkeys(("long", "integer"), _integer),
     **dict.fromkeys(("float", "double", "scaled_float"), _float),
     "boolean": _boolean,

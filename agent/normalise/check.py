@@ -5,6 +5,7 @@ An example is a record and the ECS fields that must come of it::
     - format: syslog                           # as in `--format` of `vedette normalise`
       line: "Jan  2 03:04:05 gate CEF:0|..."   # or record: an object, for a format of JSON
       as_of: "2024-05-01T12:00:00Z"            # when it was read; this time if left out
+      mapping: linux                           # what reads it in the end, if not the mapping that is checked
       fields: {source.ip: 192.0.2.1, user.name: null}    # null: the document must not have it
 """
 
@@ -38,7 +39,7 @@ def check_example(normaliser: Normaliser, example: Mapping[str, Any], mapping: s
     """Raise AssertionError unless *mapping* reads the example, all its fields are as stated and categories allowed."""
     raw = example["line"].encode() if "line" in example else orjson.dumps(example["record"])
     whole = normaliser.whole(example["format"], raw, as_of=parse_time(example.get("as_of", _AS_OF)))
-    assert whole.mapping.name == mapping, f"{name}: read by the mapping {whole.mapping.name}"
+    assert whole.mapping.name == example.get("mapping", mapping), f"{name}: read by the mapping {whole.mapping.name}"
     found = dict(_leaves(whole.document, ""))
     wrong = {field: found.get(field) for field, value in example["fields"].items() if found.get(field) != value}
     assert not wrong, f"{name}: {wrong}, expected { {field: example['fields'][field] for field in wrong} }"

@@ -2,6 +2,11 @@
 
 The common forms (``2021-06-11T09:07:15.635Z``, ``2020-10-19 03:30:41.104``, up to nine digits of fraction) are read as
 arrays of characters; everything else one by one. What is no time, and what only stands for "never set", is `NO_TIME`.
+
+A time that names no zone can be set into one beforehand (`localised`): it then has its offset, and behind it in
+brackets the zone, as RFC 9557 writes it. Where a clock was set back a time of day came twice, and where it was set
+forward one never came: the offset from before the change is taken then, and stands in the brackets to mark it as
+assumed.
 """
 
 from __future__ import annotations
@@ -9,13 +14,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.model import NO_TIME, SECOND, Timestamp
+from agent.zones import zone_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,44 +42,93 @@ _DATED = tuple(
     for form in (
         rf"(?P<month>[A-Za-z]{{3}}) (?P<day>\d{{1,2}}) (?P<year>\d{{4}}) {_CLOCK}$",
         rf"[A-Za-z]{{3}} (?P<month>[A-Za-z]{{3}}) +(?P<day>\d{{1,2}}) {_CLOCK} (?P<year>\d{{4}})$",
-        rf"(?P<day>\d{{1,2}})/(?P<month>[A-Za-z]{{3}})/(?P<year>\d{{4}}):{_CLOCK} ?(?P<zone>[+-]\d{{4}})?$",
+        rf"(?P<day>\d{{1,2}})[/-](?P<month>[A-Za-z]{{3}})[/-](?P<year>\d{{4}})[: ]{_CLOCK} ?(?P<zone>[+-]\d{{4}})?$",
         rf"(?P<year>\d{{4}})/(?P<month>\d{{2}})/(?P<day>\d{{2}}) {_CLOCK}$",
         rf"(?P<year>\d{{4}}|\d{{2}})-?(?P<month>\d{{2}})-?(?P<day>\d{{2}}) +{_CLOCK}$",
     )
 )
-"""Matched against texts of at most 64 characters."""
+"""Matched against texts of at most `_LONGEST` characters."""
+_SHORT = re.compile(r"[+-]\d{2}(?:\d{2})?$", re.ASCII)
+_OFFSETS = {
+    **dict.fromkeys(("UTC", "GMT", "WET"), "Z"),
+    **dict.fromkeys(("CET", "WEST"), "+01:00"),
+    **dict.fromkeys(("CEST", "EET", "SAST"), "+02:00"),
+    **dict.fromkeys(("EEST", "MSK"), "+03:00"),
+    **dict.fromkeys(("JST", "KST"), "+09:00"),
+    **{"HKT": "+08:00", "AEST": "+10:00", "AEDT": "+11:00", "NZST": "+12:00", "NZDT": "+13:00"},
+    **{"EST": "-05:00", "EDT": "-04:00", "MST": "-07:00", "MDT": "-06:00", "PST": "-08:00", "PDT": "-07:00"},
+}
+"""Short names of zones; those that mean several (CST, IST, BST) are not here."""
+_PLAIN = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?$", re.ASCII)
+_UNSURE_YEARS = frozenset(map("{:04}".format, range(1980)))
+"""Years whose offsets may have seconds, or whose first second stands for "never set"."""
+_SIGNED = re.compile(r"[+-]")
+_BEHIND = re.compile(r"([+-])([01]\d|2[0-3]):([0-5]\d)(?:\[[\w/+:-]+\])?$", re.ASCII)
+_LONGEST = 80
+_IN_ZONE = re.compile(r"(.*[+-]\d{2}:\d{2}(?::\d{2})?)\[([\w/+:-]+)\]$", re.ASCII)
 _NEVER = frozenset((datetime(year, 1, 1, tzinfo=UTC) - _EPOCH) // _MICROSECOND for year in (1, 1601, 1970))
 """The zero of Go, of Windows and of Unix: a clock that was never set, not a time."""
+_FIRST, _LAST = ((edge.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND for edge in (datetime.min, datetime.max))
 
 
 def parse_all(texts: Sequence[Any]) -> NDArray[np.int64]:
     """Return the time of each of *texts*; `NO_TIME` where there is none."""
-    short = [text if text.__class__ is str and len(text) <= _WIDTH else "" for text in texts]
+    shifts: dict[int, int] = {}
+    short = [_local(row, text, shifts) if text.__class__ is str else "" for row, text in enumerate(texts)]
     times, sure = _parse_common(short)
+    for place, shift in shifts.items():
+        times[place] = _settle(int(times[place]) - shift) if times[place] != NO_TIME else NO_TIME
     for row in np.flatnonzero(~sure):
         times[row] = parse(texts[int(row)])
     return times
+
+
+def _local(row: int, text: str, shifts: dict[int, int]) -> str:
+    """Return what is to be read of *text* as an array; an offset behind it goes to *shifts*."""
+    signed = len(text) > 19 and text[-1] != "Z" and text[:4] not in _UNSURE_YEARS
+    if signed and (sign := _SIGNED.search(text, 19)):
+        shift = _shift_of(text[sign.start() :])
+        if shift is not None:
+            shifts[row] = shift
+            text = text[: sign.start()]
+    return text if len(text) <= _WIDTH else ""
+
+
+@lru_cache(maxsize=1024)
+def _shift_of(offset: str) -> int | None:
+    """Return the microseconds that ``+02:00`` or ``+02:00[Europe/Berlin]`` stands for; None if that is no offset."""
+    found = _BEHIND.match(offset)
+    if found is None:
+        return None
+    seconds = int(found[2]) * 3600 + int(found[3]) * 60
+    return (-seconds if found[1] == "-" else seconds) * SECOND
 
 
 def parse(raw: Any) -> Timestamp:
     """Return the time that *raw* names.
 
     Read are ISO 8601, ``Jan 17 2020 08:52:10`` of CEF, ``Mon Jan 17 08:52:10 2020`` of C, web servers'
-    ``17/Jan/2020:08:52:10 +0100``, ``2020/01/17 08:52:10`` and ``200117  8:52:10`` (years from 1970 to 2069), and a
-    number since 1970: seconds, milliseconds, microseconds or nanoseconds by its size, in a text with 10, 13, 16 or 19
-    digits.
+    ``17/Jan/2020:08:52:10 +0100``, ``17-Jan-2020 08:52:10`` of BIND, ``2020/01/17 08:52:10``,
+    ``2020-01-17 08:52:10 CET`` and ``200117  8:52:10`` (years from 1970 to 2069), and a number since 1970: seconds,
+    milliseconds, microseconds or nanoseconds by its size, in a text with 10, 13, 16 or 19 digits; and what `localised`
+    returns.
     """
     if isinstance(raw, dict):
         raw = raw.get("#text")
-    if isinstance(raw, str) and len(raw) <= 64:
-        text = raw.strip()
-        if _EPOCH_TEXT.match(text):
-            return _since_1970(int(text) if text.isdecimal() else float(text))
-        time = _iso(text)
-        return _settle(_iso(_dated(text)) if time == NO_TIME else time)
+    if isinstance(raw, str) and len(raw) <= _LONGEST:
+        return _in_text(raw.strip())
     if isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw):
         return _since_1970(raw)
     return NO_TIME
+
+
+@lru_cache(maxsize=4096)
+def _in_text(text: str) -> Timestamp:
+    """Return the time that *text* names; kept, since what happens in one second has one text."""
+    if _EPOCH_TEXT.match(text):
+        return _since_1970(int(text) if text.isdecimal() else float(text))
+    found = _written(without_zone(text))
+    return from_datetime(found) if found else NO_TIME
 
 
 def _since_1970(number: int | float) -> Timestamp:
@@ -100,6 +157,55 @@ def from_datetime(time: datetime) -> Timestamp:
     return _settle((aware - _EPOCH) // _MICROSECOND)
 
 
+def localised(text: str, zone: str) -> str:
+    """Return the time of day *text* as one of *zone*; what names its zone already, or is no time, as it is."""
+    if _PLAIN.match(text) and text[:4] not in _UNSURE_YEARS:
+        return (
+            f"{text[:10]}T{text[11:]}{behind}" if (behind := _behind(f"{text[:10]}T{text[11:16]}:00", zone)) else text
+        )
+    return _localised(text, zone)
+
+
+@lru_cache(maxsize=4096)
+def _behind(minute: str, zone: str) -> str:
+    """Return what `localised` writes behind every time of one minute; no clock is changed within one nowadays."""
+    return _localised(minute, zone).removeprefix(minute)
+
+
+@lru_cache(maxsize=4096)
+def _localised(text: str, zone: str) -> str:
+    if ":" not in text or len(text) > _LONGEST or (local := _written(text.strip())) is None or local.tzinfo:
+        return text
+    if from_datetime(local) == NO_TIME:
+        return text
+    place = zone_of(zone)
+    before, after = _in_zone(local, place, 0), _in_zone(local, place, 1)
+    assumed = "" if before == after else before
+    return f"{local.isoformat()}{before}[{assumed or zone}]"
+
+
+def zone_in(text: str) -> str:
+    """Return the zone, or the assumed offset, that `localised` wrote into *text*; nothing if it wrote none."""
+    found = _IN_ZONE.match(text) if text.endswith("]") else None
+    return found[2] if found else ""
+
+
+def offset_of(name: str) -> str:
+    """Return the offset that the short name of a zone stands for (``CET``, ``-03``); nothing if it may be another."""
+    return _OFFSETS.get(name) or (f"{name[:3]}:{name[3:] or '00'}" if _SHORT.match(name) else "")
+
+
+def without_zone(text: str) -> str:
+    """Return *text* without what `zone_in` finds in it."""
+    found = _IN_ZONE.match(text) if text.endswith("]") else None
+    return found[1] if found else text
+
+
+def _in_zone(local: datetime, place: tzinfo, fold: int) -> str:
+    """Return the offset of *local*: with *fold* 1 that after a change of the clock, else that before it."""
+    return local.replace(tzinfo=place, fold=fold).isoformat()[len(local.isoformat()) :]
+
+
 def to_datetime(time: Timestamp) -> datetime:
     """Return *time* in UTC; years 1 to 9999."""
     return _EPOCH + timedelta(microseconds=time)
@@ -111,15 +217,19 @@ def to_text(time: Timestamp) -> str:
     return to_datetime(time).replace(tzinfo=None).isoformat(timespec=precision) + "Z"
 
 
-def _iso(text: str) -> Timestamp:
-    try:
-        return from_datetime(datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
-        return NO_TIME
+def _written(text: str) -> datetime | None:
+    """Return the time of the forms that `parse` reads, without a zone where it names none."""
+    start, _, name = text.rpartition(" ")
+    offset = offset_of(name)
+    for form in (text, _dated(text), start + offset if offset else ""):
+        with suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(form)
+    return None
 
 
 def _settle(time: Timestamp) -> Timestamp:
-    return NO_TIME if time in _NEVER else time
+    """Return *time*, or `NO_TIME` if it was never set or an offset moved it out of the years that there are."""
+    return time if _FIRST <= time <= _LAST and time not in _NEVER else NO_TIME
 
 
 def _parse_common(texts: list[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

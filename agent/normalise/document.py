@@ -18,7 +18,7 @@ from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.clock import to_text
 from agent.normalise.columns import Frame
 from agent.normalise.kinds import TEXT
-from agent.normalise.mapping import Expression, MappingFile, Path, Product, Shape
+from agent.normalise.mapping import Expression, MappingFile, Product, Shape
 
 _RELATED: Mapping[str, tuple[str, ...]] = {
     "hash": ("file.hash.md5", "file.hash.sha1", "file.hash.sha256", "process.hash.md5", "process.hash.sha256"),
@@ -157,18 +157,13 @@ def _adopt(document: _Document, record: Mapping[str, Any], prefix: str, constant
 
 def _leftovers(document: _Document, mapping: MappingFile, shape: Shape, frame: Frame, known: set[str]) -> None:
     """Put what no mapping knows under the vendor's prefix, as text."""
-    headers = {path for paths in (*shape.names.values(), shape.time, shape.message) for path in paths}
+    headers = {".".join(path) for paths in (*shape.names.values(), shape.time, shape.message) for path in paths}
     prefix = mapping.prefix or f"{mapping.name}."
     kept = tuple(f"{name}." for name in mapping.sections if _keep_whole(document, mapping, name, shape, frame))
     for section in shape.data:
         for name, value in _leaves(frame.section(section)[0], ""):
-            path: Path = (*section, *name.split("."))
-            if (
-                name not in known
-                and not f"{name}.".startswith(kept)
-                and path not in headers
-                and (*section, name) not in headers
-            ):
+            is_header = ".".join((*section, name)) in headers
+            if name not in known and not is_header and not f"{name}.".startswith(kept):
                 text = _converted(TEXT, value)
                 document.put(prefix + name, _plain(value) if text is None else _listed(text))
 

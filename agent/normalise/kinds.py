@@ -15,8 +15,10 @@ from agent.errors import RecordError
 from agent.model import Kind, Scalar
 from agent.normalise import eventxml
 from agent.normalise.catalogue import Converter, catalogue
+from agent.normalise.clock import localised, zone_in
 from agent.normalise.columns import Frame
 from agent.normalise.decode import decode_json
+from agent.normalise.lines import ASSUMED_ZONE, ZONE, ByProgram, read_parts
 from agent.normalise.mapping import Joint, MappingFile, Path, Paths, Product, Shape
 
 MAX_KINDS = 4_096
@@ -72,8 +74,20 @@ class Route:
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._overflow: Group | None = None
         self._identity = [shape.paths(native) for native in mapping.identity]
+        self._times = frozenset(shape.time).union(*(shape.paths(native) for native in mapping.timed))
         self.roots = tuple(dict.fromkeys(path[0] for path in shape.when))
         self.simple = all(len(path) == 1 for path in shape.when) and not (shape.unless or shape.exact)
+        self.may_refuse = bool(shape.inside or shape.layout)
+
+    def localise(self, record: dict[str, Any], zone: str) -> None:
+        """Set the times of *record* that name no zone into *zone*, and where a reader of lines assumed one say so."""
+        for *sections, key in self._times:
+            place = _at(record, sections)
+            if place.__class__ is dict and (text := place.get(key)).__class__ is str:
+                place[key] = localised(text, zone)
+        if record.get(ZONE) == ASSUMED_ZONE:
+            time = next((found for path in self.shape.time if (found := _at(record, path)) is not None), "")
+            record[ZONE] = zone_in(str(time)) or zone
 
     def groups(self, frame: Frame, count: int) -> list[Group]:
         """Return the group of each record of *frame*."""
@@ -160,6 +174,13 @@ class Route:
         return joined
 
 
+def _at(record: dict[str, Any], path: Sequence[str]) -> Any:
+    place: Any = record
+    for key in path:
+        place = place.get(key) if place.__class__ is dict else None
+    return place
+
+
 def _unwrapped(shape: Shape, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the record that lies in *record* as text, with the fields that the shape names beside its own."""
     frame = Frame([record])
@@ -168,6 +189,15 @@ def _unwrapped(shape: Shape, record: Mapping[str, Any]) -> dict[str, Any] | None
         return None
     beside = ((native, frame.column(paths)[0]) for native, paths in shape.names.items())
     return {**{native: value for native, value in beside if value is not None}, **inner}
+
+
+def _parts(shape: Shape, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *record* with the fields that the shape names under their native names."""
+    parts = dict(record)
+    for native, paths in shape.names.items():
+        if held := next((path[0] for path in paths if record.get(path[0]) is not None), None):
+            parts[native] = parts.pop(held)
+    return parts
 
 
 def _written(text: Any) -> dict[str, Any] | None:
@@ -240,8 +270,9 @@ def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -
 class Routes:
     """All routes of the mappings at hand, by the format of a chunk."""
 
-    def __init__(self, mappings: Sequence[MappingFile], wanted: Wanted) -> None:
+    def __init__(self, mappings: Sequence[MappingFile], wanted: Wanted, patterns: ByProgram) -> None:
         budget = Budget()
+        self._patterns = patterns
         asked = cache(wanted)  # kinds that several shapes share are asked for once
         self._by_format: dict[str, list[Route]] = {}
         for mapping in mappings:
@@ -258,11 +289,19 @@ class Routes:
         """
         keys = (format, *record)
         for route in self._by_keys.get(keys) or self._candidates(keys):
-            if route.simple or route.shape.fits(record):
-                if not route.shape.inside:
-                    return route, _with_names(record, route.shape.named) if route.shape.named else record
-                if inner := _unwrapped(route.shape, record):
+            shape = route.shape
+            if not (route.simple or shape.fits(record)):
+                continue
+            if shape.line:
+                return self.find("syslog", read_parts(_parts(shape, record), self._patterns))
+            if shape.inside:
+                if inner := _unwrapped(shape, record):
                     return self.find(format, inner)
+            elif shape.layout:
+                if plain := shape.layout(record):
+                    return route, plain
+            else:
+                return route, _with_names(record, shape.named) if shape.named else record
         raise AssertionError(f"no mapping of format {format} takes everything")
 
     def _candidates(self, keys: tuple[str, ...]) -> list[Route]:
@@ -274,7 +313,7 @@ class Routes:
         for route in self._by_format[keys[0]]:
             if present.issuperset(route.roots):
                 found.append(route)
-                if route.simple and not route.shape.inside:
+                if route.simple and not route.may_refuse:
                     break
         if len(self._by_keys) >= _MEMO:
             self._by_keys.clear()

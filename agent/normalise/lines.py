@@ -14,7 +14,7 @@ from typing import Any
 from agent.errors import RecordError
 from agent.model import SECOND, Timestamp
 from agent.normalise import forms
-from agent.normalise.clock import to_datetime
+from agent.normalise.clock import offset_of, to_datetime
 from agent.normalise.forms import Form
 from agent.normalise.guess import guess
 from agent.normalise.mapping import MappingFile, Pattern, installed
@@ -28,8 +28,12 @@ NO_PROGRAM = "?"
 """The program of a line with a head that names none."""
 ASSUMED_ZONE = "+0000"
 """The zone of a time that names none."""
+ZONE = "zone"
+"""The native field that says a zone was assumed."""
 LOCAL = "local"
 """The group of a pattern that holds a time without zone."""
+_MATCHED = frozenset({"program", "message", "data"})
+"""The parts of a line that patterns are tried on."""
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _MONTH = {name: number for number, name in enumerate(_MONTHS, 1)}
 _DAY = 86_400 * SECOND
@@ -49,7 +53,8 @@ _BEFORE_TAG = frozenset("%:")
 _FIREWALLS = frozenset({"ASA", "FTD", "PIX", "FWSM"})
 """Facilities of Cisco that number their messages alike."""
 _TAIL = Form(
-    r"(?s)^ (?:(?P<host>[^\s\[\]:,]*) )?(?P<program>[^\s\[\]:(),]+)(?:\((?P<module>[^()\s]*)\))?(?:\[(?P<pid>\d+)\])?:"
+    r"(?s)^ (?:(?P<host>[^\s\[\]:,]*) )?(?P<program>[^\s\[\]:(),]+)(?:\((?P<module>[^()\s]*)\))?"
+    r"(?:\[(?P<pid>\d+)(?::(?P<thread>\d+))?\]:?|:)"
     r" *(?P<message>.*)$"
 )
 _BARE = Form(r"(?s)^ (?P<host>[^\s,]*\w[^\s,]*) (?P<message>.*)$")
@@ -86,6 +91,27 @@ def _line(raw: bytes) -> bytes:
     return line
 
 
+def read_parts(parts: Mapping[str, Any], patterns: ByProgram) -> dict[str, Any]:
+    """Return the native fields of a line that is in parts already, such as an entry of a journal.
+
+    A part is a text, the bytes of one as numbers, or a list if it stood there more than once.
+    """
+    record = dict(parts)
+    for name in _MATCHED & record.keys():
+        record[name] = _part_of(record[name])
+    _match_message(record, patterns)
+    return record
+
+
+def _part_of(raw: Any) -> str:
+    if raw.__class__ is not list:
+        return str(raw)
+    try:
+        return bytes(raw).decode("utf-8", "replace")
+    except (TypeError, ValueError):
+        return "\n".join(map(str, raw))
+
+
 # --- syslog -----------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +138,7 @@ def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Re
             if "pattern" not in record:
                 return guess(record["message"])
             if LOCAL in record:
-                record["zone"] = ASSUMED_ZONE
+                record[ZONE] = ASSUMED_ZONE
         return record
 
     return read
@@ -130,8 +156,11 @@ def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any
     if record is None or _is_address(record):
         record = _BARE.read(rest) or {"message": head["rest"].strip()}
     record["time"] = _time_of(head, date)
-    if "zone" not in head:
-        record["zone"] = ASSUMED_ZONE
+    offset = "" if "zone" in head or "iso" not in head else _take_offset(record)
+    if offset:
+        record["time"] += offset
+    elif "zone" not in head:
+        record[ZONE] = ASSUMED_ZONE
     if "priority" in head:
         record["priority"] = head["priority"]
     return {name: value for name, value in record.items() if value}
@@ -151,10 +180,21 @@ def _read_tag(record: dict[str, Any]) -> None:
     record["program"] = f"%{family}-{found['code']}"
 
 
+def _take_offset(record: dict[str, Any]) -> str:
+    """Return the offset of the zone's short name that stands behind the time, where host or program would stand."""
+    name = "host" if "host" in record else "program"
+    offset = offset_of(record.get(name, ""))
+    if offset:
+        del record[name]
+    return offset
+
+
 def _is_address(record: dict[str, str]) -> bool:
     """Say whether what looks like a program and its message is an IPv6 address in the host's place."""
     word = record["message"].partition(" ")[0]
-    return len(record["program"]) <= 4 and "host" not in record and ":" in word and not word.startswith("%")
+    program = record["program"]
+    is_short = len(program) <= 4 and "host" not in record and not offset_of(program)
+    return is_short and ":" in word and not word.startswith("%")
 
 
 def _time_of(head: dict[str, str], date: Callable[[str, str], str]) -> str:
@@ -180,27 +220,40 @@ def _match_message(record: dict[str, Any], patterns: ByProgram) -> None:
     """Add the fields that the message holds after the first pattern of its program that fits."""
     message = record.get("message", "").encode()
     program = record.get("program") or NO_PROGRAM
-    for pattern in patterns.get(program, () if program == NO_HEAD else patterns[""]):
+    found = _match(record, message, patterns.get(program, () if program == NO_HEAD else patterns[""]))
+    for name, then in found.then.items() if found else ():
+        if name in record:
+            _match(record, record[name].encode(), patterns.get(then, ()))
+
+
+def _match(record: dict[str, Any], message: bytes, patterns: Iterable[Pattern]) -> Pattern | None:
+    for pattern in patterns:
         text = message if pattern.within == "message" else record.get(pattern.within, "").encode()
-        if text.startswith(pattern.starts) and (found := pattern.form.read(text)) is not None:
+        is_likely = text.startswith(pattern.starts) and pattern.contains in text
+        if is_likely and (found := pattern.form.read(text)) is not None:
             record["pattern"] = pattern.name
             record.update((name, value) for name, value in found.items() if value)
             for name, read in pattern.payloads.items():
                 if name in found:
                     record[name] = read(found[name])
-            return
+            return pattern
+    return None
 
 
 def patterns_of(mappings: Iterable[MappingFile]) -> ByProgram:
-    """Return the patterns of *mappings* by program, those for every program (the empty name) last."""
+    """Return the patterns of *mappings* by program, those for every program (the empty name) last.
+
+    Those that other patterns name in `then` stand alone.
+    """
+    mappings = tuple(mappings)
+    sets = [patterns for mapping in mappings for patterns in mapping.pattern_sets]
+    alone = {"", NO_HEAD, *(then for one in sets for pattern in one.patterns for then in pattern.then.values())}
     found: dict[str, tuple[Pattern, ...]] = {"": ()}
     for mapping in mappings:
         for patterns in mapping.pattern_sets:
             for program in patterns.programs:
                 found[program] = found.get(program, ()) + patterns.patterns
-    return {
-        program: patterns if program in ("", NO_HEAD) else patterns + found[""] for program, patterns in found.items()
-    }
+    return {program: patterns if program in alone else patterns + found[""] for program, patterns in found.items()}
 
 
 @cache

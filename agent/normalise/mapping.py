@@ -25,14 +25,23 @@
         when: [[result, _raw]]
         inside: [result, _raw]          # the record is this text, JSON or a Windows event in XML,
                                         # with the fields of `names` beside its own
+      entry:
+        when: [__REALTIME_TIMESTAMP]
+        line: true                      # the record is a line of syslog in parts, which `names` gives: program,
+        names: {message: [MESSAGE]}     # message, time, ...; whatever reads such lines reads it
+      otlp:
+        when: [resourceLogs]
+        layout: otlp                    # typed values and lists of keys and values become plain sections
     patterns:                           # for lines: what a message holds; the first that fits
       - programs: [sshd]                # "" is any program, "-" a line without a syslog head
         match:
           - name: login                 # the native field `pattern`
             starts: "Accepted "         # a literal that is looked at first
+            contains: " from "          # another, anywhere behind: both are cheap, the expression is not
             within: data                # the part of the line: message if left out, or RFC 5424's structured data
             regex: "for (?P<user>\\S+) (?P<rest>.*)$"       # RE2; groups are native fields
             payload: {rest: pairs}      # reads a group further, into a section of its name
+            then: {rest: door-message}  # the patterns of this name read the group next, and name the native field
             columns: {rest: "a, _, b"}  # likewise, values parted by commas; or {by: "3", TYPE: "a, b", other: "a"}
     kinds:                              # all whose `when` holds apply, in order; later ones win
       - when: {EventID: ["4688"]}
@@ -64,8 +73,9 @@ import yaml
 from agent import plugins
 from agent.errors import ConfigError
 from agent.normalise import forms
-from agent.normalise.catalogue import Converter, catalogue
+from agent.normalise.catalogue import Converter, catalogue, is_date
 from agent.normalise.forms import Form
+from agent.normalise.layouts import LAYOUTS, Layout
 from agent.normalise.payloads import PAYLOADS, Payload, columns
 from agent.normalise.transforms import (
     JOINT,
@@ -84,6 +94,8 @@ from agent.normalise.transforms import (
 Path: TypeAlias = tuple[str, ...]
 Paths: TypeAlias = tuple[Path, ...]
 
+_OF_TIMES = ("time(", "before(", "after(", "unzoned(")
+"""Transforms of times, whatever the type of the field that they are for."""
 _EXPRESSION = re2.compile(r"^([a-z_]+)(?:\.([A-Za-z0-9_]+))?\((.+)\)$")
 
 
@@ -104,6 +116,8 @@ class Expression:
     """True for a rename: the ECS field holds the native value, so a document need not keep it twice."""
     others: Path = ()
     """Further native fields; the converter then gets a tuple, with None for a field that is not there."""
+    timed: bool = False
+    """True if it may read times."""
 
     @property
     def natives(self) -> Path:
@@ -126,6 +140,8 @@ class Shape:
     says: Mapping[str, str] = field(default_factory=dict)
     inside: Path = ()
     named: Path = ()
+    line: bool = False
+    layout: Layout | None = None
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         if self.exact and sum(name[:1] != "_" for name in record) > len(self.when):
@@ -211,6 +227,13 @@ class MappingFile:
         moved = {ecs: (Expression(native, catalogue().converter(ecs), moves=True),) for native, ecs in renames.items()}
         return Product(declared, constants, {**aliases, **renames}, {**moved, **fields})
 
+    @cached_property
+    def timed(self) -> frozenset[str]:
+        """The native fields that times are made of."""
+        renamed = (native for layer in self.layers for native, ecs in layer.renames.items() if is_date(ecs))
+        items = (item for layer in self.layers for found in layer.fields.values() for item in found if item.timed)
+        return frozenset([*renamed, *(native for item in items for native in item.natives)])
+
     def layer_identities(self) -> Iterator[dict[str, str]]:
         """Yield for each layer one identity to which it applies."""
         for layer in self.layers:
@@ -235,10 +258,11 @@ class MappingFile:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A message's form: a literal beginning that selects it, and named groups that become native fields.
+    """A message's form: literals that it begins with and contains, and named groups that become native fields.
 
     *payloads* read a group further: its native fields stand in a section of the group's name. *within* is the part of
-    the line that has the form: the message, or the structured data of RFC 5424.
+    the line that has the form: the message, or the structured data of RFC 5424. *then* names for a group the program
+    whose patterns read it next; they are for nothing else.
     """
 
     name: str
@@ -246,6 +270,8 @@ class Pattern:
     form: Form
     payloads: Mapping[str, Payload] = field(default_factory=dict)
     within: str = "message"
+    then: Mapping[str, str] = field(default_factory=dict)
+    contains: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -331,6 +357,9 @@ class _Reader:
             name: {key.lower(): value for key, value in table.items()} for name, table in self._tables.items()
         }
         self._absent = frozenset(self._list(parts.get("absent")))
+        shapes = tuple(self._shape(name, node) for name, node in self._entries(parts.get("shapes")))
+        if self._text(parts["format"]) == "syslog" and any(shape.line for shape in shapes):
+            raise self.fail(parts["shapes"], "line: a record of the format syslog is a line already")
         return MappingFile(
             name=self._text(parts["mapping"]),
             format=self._text(parts["format"]),
@@ -338,7 +367,7 @@ class _Reader:
             identity=self._texts(parts.get("identity")),
             related={name: self._list(node) for name, node in self._entries(parts.get("related"))},
             absent=self._absent,
-            shapes=tuple(self._shape(name, node) for name, node in self._entries(parts.get("shapes"))),
+            shapes=shapes,
             layers=tuple(self._layer(node) for node in self._items(parts.get("kinds"))),
             pattern_sets=tuple(self._patterns(node) for node in self._items(parts.get("patterns"))),
             sections=self._texts(parts.get("sections")),
@@ -346,7 +375,7 @@ class _Reader:
         )
 
     def _shape(self, name: str, node: yaml.Node) -> Shape:
-        parts = self._keys(node, "when unless exact data names time message ecs says inside named")
+        parts = self._keys(node, "when unless exact data names time message ecs says inside named line layout")
         return Shape(
             name=name,
             when=self._paths(parts.get("when")),
@@ -360,7 +389,15 @@ class _Reader:
             says=self._texts(parts.get("says")),
             inside=self._list(parts.get("inside")),
             named=self._list(parts.get("named")),
+            line=self._flag(parts, "line"),
+            layout=self._layout(parts["layout"]) if "layout" in parts else None,
         )
+
+    def _layout(self, node: yaml.Node) -> Layout:
+        name = self._text(node)
+        if name not in LAYOUTS:
+            raise self.fail(node, f"unknown layout {name}; there are {', '.join(LAYOUTS)}")
+        return LAYOUTS[name]
 
     def _layer(self, node: yaml.Node) -> Layer:
         parts = self._keys(node, "when declared constants renames aliases fields")
@@ -393,9 +430,11 @@ class _Reader:
         return renames
 
     def _expression(self, name: str, node: yaml.Node) -> Expression:
-        natives, transform = self._reading(name, node, self._text(node))
+        spec = self._text(node)
+        natives, transform = self._reading(name, node, spec)
         convert = _derived(transform, catalogue().converter(name), self._absent)
-        return Expression(natives[0], convert, others=tuple(natives[1:]))
+        timed = is_date(name) or spec.startswith(_OF_TIMES)
+        return Expression(natives[0], convert, others=tuple(natives[1:]), timed=timed)
 
     def _reading(self, name: str, node: yaml.Node, spec: str) -> tuple[list[str], Transform | None]:
         """Return which native fields *spec* reads, and what it makes of their values."""
@@ -450,16 +489,17 @@ class _Reader:
         )
 
     def _pattern(self, node: yaml.Node) -> Pattern:
-        parts = self._keys(node, "name within starts regex payload columns", required="name regex")
+        parts = self._keys(node, "name within starts contains regex payload columns then", required="name regex")
         try:
             form = Form(self._text(parts["regex"]))
         except forms.error as error:
             raise self.fail(parts["regex"], f"regular expression refused: {error}") from None
-        starts = self._text(parts["starts"]) if "starts" in parts else ""
+        starts, contains = (self._text(parts[key]).encode() if key in parts else b"" for key in ("starts", "contains"))
         payloads = {group: self._payload(reader) for group, reader in self._entries(parts.get("payload"))}
         payloads |= {group: self._columns(names) for group, names in self._entries(parts.get("columns"))}
         within = self._text(parts["within"]) if "within" in parts else "message"
-        return Pattern(self._text(parts["name"]), starts.encode(), form, payloads, within)
+        name, then = self._text(parts["name"]), self._texts(parts.get("then"))
+        return Pattern(name, starts, form, payloads, within, then, contains)
 
     def _columns(self, node: yaml.Node) -> Payload:
         """Read ``{by: NUMBER, VALUE: "name, name", other: "name, name"}``, or the names alone."""

@@ -25,6 +25,7 @@ from agent.normalise.document import build
 from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
 from agent.normalise.lines import line_reader, patterns_of
 from agent.normalise.mapping import MappingFile, installed
+from agent.zones import parted, zone_of
 
 FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
@@ -82,7 +83,7 @@ class Normaliser:
         self._wanted = wanted
         self._mappings = mappings or installed()
         self._patterns = patterns_of(self._mappings)
-        self._routes = Routes(self._mappings, wanted)
+        self._routes = Routes(self._mappings, wanted, self._patterns)
         self._unparsed = Kind(UNPARSED)
         self._unparsed_original = ORIGINAL in wanted(self._unparsed)
 
@@ -115,7 +116,7 @@ class Normaliser:
         record = self._decode(format, [raw], as_of)[0]
         if isinstance(record, RecordError):
             raise record
-        route, record = self._routes.find(_FORMATS[format], record)
+        route, record = self._route(format, record)
         frame = Frame([record])
         time = clock.parse(frame.column(route.shape.time)[0])
         identity, product = route.product(frame)
@@ -134,7 +135,7 @@ class Normaliser:
             if isinstance(record, RecordError):
                 self._quarantine(work, first_row + place, raws[place], str(record))
             else:
-                route, decoded[place] = self._routes.find(_FORMATS[chunk.format], record)
+                route, decoded[place] = self._route(chunk.format, record)
                 routed.setdefault(route, []).append(place)
         for route, places in routed.items():
             self._strip(work, route, chunk.format, decoded, raws, places, first_row)
@@ -166,9 +167,20 @@ class Normaliser:
             elif group.wants_original:
                 pile.originals += [text_of(raws[place]) for place in members]
 
+    def _route(self, format: str, record: dict[str, Any]) -> tuple[Route, dict[str, Any]]:
+        """Return which mapping's shape reads *record*, and the record with its times in the zone of *format*."""
+        alone, zone = parted(format)
+        route, record = self._routes.find(_FORMATS[alone], record)
+        if zone:
+            route.localise(record, zone)
+        return route, record
+
     def _decode(self, format: str, raws: Sequence[Raw], as_of: Timestamp) -> list[Decoded]:
-        """Decode records of a chunk's *format*; one of a format without a reader is refused, record by record."""
+        """Decode records of a chunk's *format*; one without a reader, or in no zone, is refused, record by record."""
+        format, zone = parted(format)
         mapped = _FORMATS.get(format)
+        if zone and (reason := _refused(zone)):
+            return [RecordError(reason) for _ in raws]
         if mapped == "json":
             return decode_json(raws)
         if mapped is None:
@@ -179,6 +191,15 @@ class Normaliser:
         data = raw if isinstance(raw, bytes) else dump(raw)
         letter = DeadLetter(work.records.reference(row), reason, data, work.records.as_of)
         work.unparsed(row, self._unparsed, text_of(raw) if self._unparsed_original else None, letter)
+
+
+def _refused(zone: str) -> str:
+    """Return why this machine knows no such zone, which was known when the record was read first."""
+    try:
+        zone_of(zone)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 class _Pile:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
-import re2
-
 Payload: TypeAlias = Callable[[str], Mapping[str, Any]]
 
 MOST_PAIRS = 500
@@ -31,16 +29,16 @@ _ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
 _CEF_KEY = re.compile(r"(?:^|(?<=[ \t]))([A-Za-z0-9_.\[\]-]{1,100}+)=")
 _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", "severity")
 _LEEF_HEAD = ("version", "vendor", "product", "device_version", "event_id")
-_LEEF_KEY = re2.compile(r"^([^=\s]{1,100})=(.*)$")
+_LEEF_KEY = re.compile(r"([^=\s]{1,100}+)=(.*)\Z")
 
-_AUDIT_OLD_NEW = re2.compile(r"\b(old|new)[ -](auid|ses)=")
+_AUDIT_OLD_NEW = re.compile(r"\b(old|new)[ -](auid|ses)=")
 _AUDIT_TEXTS = frozenset(
     {
         *("acct", "cmd", "comm", "cwd", "data", "dir", "exe", "file", "grp"),
         *("key", "name", "path", "proctitle", "root_dir", "sw", "unit", "vm"),
     }
 )
-_AUDIT_ARGUMENT = re2.compile(r"^a(\d{1,9})(?:(_len)|\[\d+\])?$")
+_AUDIT_ARGUMENT = re.compile(r"a([0-9]{1,9}+)(?:(_len)|\[[0-9]++\])?\Z")
 _AUDIT_UNKNOWN = frozenset({"?", "(null)", ""})
 _LONGEST_HEAD = 36
 _MOST_ARGUMENT_FIELDS = 10
@@ -57,7 +55,7 @@ def _pairs(text: str) -> dict[str, str]:
     A day and a time of day in keys of their own (``date``, ``time``, and ``tz`` for the zone) give ``date_time`` too.
     """
     found: dict[str, str] = {}
-    for key, double, single, bare in _first_pairs(text):
+    for key, double, single, bare in _first(_PAIR, text):
         if key not in found:
             found[key] = double or single or bare.rstrip(",;")
     if "date" in found and "time" in found and (zone := _ZONE.match(found.get("tz", ""))):
@@ -66,11 +64,11 @@ def _pairs(text: str) -> dict[str, str]:
     return found
 
 
-def _first_pairs(text: str) -> Iterable[tuple[str, ...]]:
-    """Return up to `MOST_PAIRS` matches; of a short text all at once, which is faster."""
+def _first(form: re.Pattern[str], text: str) -> Iterable[tuple[str, ...]]:
+    """Return the groups of up to `MOST_PAIRS` matches; of a short text all at once, which is faster."""
     if len(text) < _SHORT:
-        return _PAIR.findall(text)[:MOST_PAIRS]
-    return (match.groups("") for match in islice(_PAIR.finditer(text), MOST_PAIRS))
+        return form.findall(text)[:MOST_PAIRS]
+    return (match.groups("") for match in islice(form.finditer(text), MOST_PAIRS))
 
 
 def _cef(text: str) -> dict[str, str]:
@@ -82,25 +80,10 @@ def _cef(text: str) -> dict[str, str]:
     found = {name: value for name, value in zip(_CEF_HEAD, parts, strict=False) if value}
     if len(parts) <= len(_CEF_HEAD):
         return found
-    extension = parts[-1]
-    keys, values = _cut(extension) if "\\" in extension else _cut_plain(extension)
-    for key, value in zip(keys, values, strict=True):
-        found.setdefault(f"extensions.{key}", value)
+    _, *rest = _CEF_KEY.split(parts[-1], MOST_PAIRS)  # no key ends with a backslash: an escaped sign is never taken
+    for key, value in zip(rest[::2], rest[1::2], strict=True):
+        found.setdefault(f"extensions.{key}", _written_out(value.strip()))
     return found
-
-
-def _cut_plain(extension: str) -> tuple[list[str], list[str]]:
-    """Return keys and values of an extension that has no escapes."""
-    _, *rest = _CEF_KEY.split(extension, MOST_PAIRS)
-    return rest[::2], list(map(str.strip, rest[1::2]))
-
-
-def _cut(extension: str) -> tuple[list[str], list[str]]:
-    found = (match for match in _CEF_KEY.finditer(extension) if not _is_escaped(extension, match.end() - 1))
-    matches = list(islice(found, MOST_PAIRS))
-    ends = [match.start() for match in matches[1:]] + [len(extension)]
-    values = [extension[match.end() : end].strip() for match, end in zip(matches, ends, strict=False)]
-    return [match[1] for match in matches], list(map(_written_out, values))
 
 
 def _leef(text: str) -> dict[str, str]:
@@ -116,7 +99,7 @@ def _leef(text: str) -> dict[str, str]:
             parting, rest = _character(named) or "\t", behind
     for item in rest.split(parting, MOST_PAIRS)[:MOST_PAIRS]:
         if match := _LEEF_KEY.match(item):
-            found.setdefault(f"extensions.{match.group(1)}", match.group(2).strip())
+            found.setdefault(f"extensions.{match[1]}", match[2].strip())
     return found
 
 
@@ -158,7 +141,7 @@ def _arguments(text: str) -> dict[str, Any]:
     arguments: dict[int, str] = {}
     for key in [key for key in pairs if key.startswith("a")]:
         if match := _AUDIT_ARGUMENT.match(key):
-            number, length = int(match.group(1)), match.group(2)
+            number, length = int(match[1]), match[2]
             piece = pairs.pop(key)
             if not length:
                 arguments[number] = arguments.get(number, "") + piece
@@ -252,9 +235,9 @@ def _structured(text: str) -> dict[str, Any]:
     Names get lower case, with ``_`` for ``-``; what has a name more than once is a list.
     """
     found: dict[str, Any] = {}
-    for match in islice(_STRUCTURED.finditer(text), MOST_PAIRS):
-        key, value = match[1].lower().replace("-", "_"), match[2]
-        value = _ESCAPED.sub(r"\1", value) if "\\" in value else value
+    for name, written in _first(_STRUCTURED, text):
+        key = name.lower().replace("-", "_")
+        value = _ESCAPED.sub(r"\1", written) if "\\" in written else written
         if key not in found:
             found[key] = value
         elif isinstance(found[key], list):
@@ -309,6 +292,8 @@ def _split(text: str, bar: str, most: int) -> list[str]:
 def _is_escaped(text: str, place: int) -> bool:
     """Say whether an odd number of backslashes stands before *place*; a run of more than 64 is taken as even."""
     before = text[max(0, place - 64) : place]
+    if before[-1:] != "\\":
+        return False
     return (len(before) - len(before.rstrip("\\"))) % 2 == 1
 
 

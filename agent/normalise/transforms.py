@@ -255,6 +255,11 @@ def _lines(raw: str) -> list[str]:
     return raw.split()
 
 
+def _unzoned(raw: Any) -> str | None:
+    """The zone of a time that does not name it itself: its source's, else UTC, which is assumed."""
+    return None if _ZONE.search(str(raw)) else clock.zone_in(str(raw)) or "+00:00"
+
+
 _HIVES = {
     "HKLM": "HKLM",
     "HKU": "HKU",
@@ -310,6 +315,7 @@ PLAIN: Mapping[str, Transform] = {
     "syslog_severity": _syslog_severity,
     "time": _time,
     "top_level_domain": wintexts.top_level_domain,
+    "unzoned": _unzoned,
     "url_domain": _url_domain,
     "url": _url,
     "url_extension": _url_extension,
@@ -406,10 +412,10 @@ _ICMP_ANSWERS: Mapping[int, Mapping[int, int]] = {
 """Types of ICMP and ICMPv6 -> the type that answers them."""
 
 
-def _unzoned(raw: tuple[Any, ...]) -> str | None:
-    """The zone that was assumed for a time without one, where no surer time is there."""
+def _unzoned_unless(raw: tuple[Any, ...]) -> str | None:
+    """The same, where no surer time is there."""
     time, surer = raw
-    return None if surer is not None or _ZONE.search(str(time)) else "+00:00"
+    return _unzoned(time) if surer is None else None
 
 
 JOINT: Mapping[str, Transform] = {
@@ -418,7 +424,7 @@ JOINT: Mapping[str, Transform] = {
     "changed": _changed,
     "total": _total,
     "under": _under,
-    "unzoned": _unzoned,
+    "unzoned": _unzoned_unless,
 }
 """Transforms of several native fields: each gets a tuple, None where a field is not there."""
 

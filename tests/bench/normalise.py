@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.integration import sets
 from tests.integration.integrations import PRODUCTS, WITHOUT, compare, explained, table
 
 DATA = Path(os.environ.get("VEDETTE_TEST_DATA") or Path(__file__).parents[2].parent / "shared" / "data")
@@ -35,6 +36,11 @@ def main(arguments: Sequence[str]) -> int:
     if not options.products:
         print("\nNot read")
         print("\n".join(f"{name:32} {reason}" for name, reason in WITHOUT.items()))
+        fates = sets.fates(DATA)
+        print("\nSets without expected documents\n" + sets.table(fates))
+        faults = [f"{name}: {fault}" for name, fate in fates.items() for fault in fate.faults]
+        print("\n".join(faults[:20]), end="\n" if faults else "")
+        return int(bool(faults) or any(tally.lost for tally in tallies.values()))
     return int(any(tally.lost for tally in tallies.values()))
 
 

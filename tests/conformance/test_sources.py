@@ -204,6 +204,7 @@ HARNESSES: list[type[SourceHarness]] = [
     files("growing", once, "json", appended),
     files("json", once, "json", plain),
     files("syslog", once, "syslog", plain),
+    files("zoned", Files, "syslog", ended, follow=True, timezone="Europe/Berlin"),
     files("access", once, "access", plain),
     files("text", once, "text", plain, format="text"),
     files("gz", once, "json", gz),

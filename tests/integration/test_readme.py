@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -46,9 +47,9 @@ def under(page: Path, heading: str, language: str = "sh") -> list[str]:
 
 def made_by(command: str) -> str:
     """Return the last thing that a `make` command of the page would run."""
-    done = subprocess.run(
-        [*command.split(), "--dry-run", "--always-make"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # make runs us, too
+    words = [*command.split(), "--dry-run", "--always-make", "--no-print-directory"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 

@@ -9,7 +9,8 @@ import pytest
 from agent.errors import RecordError
 from agent.normalise import Normaliser
 from agent.normalise.clock import parse
-from agent.normalise.lines import line_reader
+from agent.normalise.lines import line_reader, patterns_of
+from agent.normalise.mapping import parse as parse_mapping
 
 AS_OF = parse("2024-03-10T12:00:00Z")
 NORMALISER = Normaliser(lambda kind: frozenset())
@@ -189,3 +190,25 @@ def test_kind_of_a_line_names_program_and_action() -> None:
         "system.auth",
         "ssh_login",
     )
+
+
+def test_a_pattern_is_tried_only_where_its_literals_are() -> None:
+    """What a pattern begins with and contains selects the lines that it may read; others are for the next."""
+    mapping = parse_mapping(
+        """
+mapping: doors
+format: syslog
+prefix: doors.
+shapes: {line: {when: [door], time: [time]}}
+patterns:
+  - programs: ["-"]
+    match:
+      - {name: opened, starts: "door", contains: " by ", regex: '^door (?P<door>.*)$'}
+      - {name: other, regex: '^(?P<door>.*)$'}
+kinds: [{constants: {event.kind: event}}]
+""",
+        "doors.yml",
+    )
+    read = line_reader("text", AS_OF, patterns_of([mapping]))
+    found = [read(line)["pattern"] for line in (b"door 4 by ann", b"door 4", b"4 by ann")]
+    assert found == ["opened", "other", "other"]
