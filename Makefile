@@ -69,6 +69,7 @@ bench-normalise: $(VENV)/dev ## records a second from native to ECS, product by 
 bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 70 minutes
 	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json
 	timeout 600 $(BIN)/python -m tests.bench.bench_store --json tests/results/bench-store.json
+	timeout 120 $(BIN)/python -m tests.bench.bench_start --json tests/results/bench-start.json
 	timeout 1800 $(BIN)/python -m tests.bench.bench_siem --json tests/results/bench-siem.json
 
 kill-points: $(VENV)/dev ## strike every system call of the real process; at most 80 minutes

@@ -42,15 +42,14 @@ class Chores:
         self._plan()
         self._scheduler.start()
 
-    def look(self) -> float:
-        """Return by how many seconds the clock was set since the last call; 0.0 if it was not."""
+    def look(self) -> None:
+        """Begin all intervals anew if the clock was set since the last call."""
         step = _offset() - self._offset
         if abs(step) < STEP_S:
-            return 0.0
+            return
         self._offset += step
         log.warning("the clock was set", seconds=round(step, 1))
         self._plan()
-        return step
 
     def close(self) -> None:
         self._scheduler.shutdown()

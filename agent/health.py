@@ -40,7 +40,7 @@ class Health:
 
     def live(self) -> list[str]:
         silent = time.monotonic() - self._until
-        return [f"the main thread has been silent for {BEAT_S + silent:.0f} seconds"] if silent > 0 else []
+        return [f"the main thread should have been heard of {silent:.0f} seconds ago"] if silent > 0 else []
 
     def ready(self) -> list[str]:
         return [*self.live(), *(self._troubles() if self._started else ["starting"])]

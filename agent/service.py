@@ -50,7 +50,7 @@ PRUNE_EVERY_S = 3600
 EXPIRY_EVERY_S = 10
 STATUS_EVERY_S = 10
 RELOAD_S = 600.0
-"""How long the main thread may be silent while it takes another configuration."""
+"""How long the main thread may be silent while it makes everything anew."""
 FAREWELL_S = 3.0
 """Seconds that an orderly stop gives the sinks for what waits; the rest is sent after the next start."""
 _NOT_READY = frozenset({"degraded", "failed"})
@@ -164,7 +164,7 @@ class Service:
     def _start_chores(self) -> None:
         self._chores.every(PRUNE_EVERY_S, self._prune)
         self._chores.every(EXPIRY_EVERY_S, self._watch_expiry)
-        self._chores.every(STATUS_EVERY_S, self._tell_status)
+        self._chores.every(STATUS_EVERY_S, lambda: notify.status(self._status_line()))
         self._chores.start()
         self._closing.append(self._chores.close)
         self._health.started(self._status_line())
@@ -250,7 +250,6 @@ class Service:
                 if self._workers.lacks_something:
                     self._restart_workers("what was missing is looked for again")
                 return {"revision": before.revision, "changed": []}
-            self._health.beat(RELOAD_S)
             accepted = accept(files, self._root, before, above=self._used(files))
             workers = self._built(accepted, strict=True)
         except Exception as error:
@@ -337,6 +336,8 @@ class Service:
             while not self._asked_to_stop and not self._stop.wait(0.05 if self._once else 0.2):
                 self._health.beat()
                 self._chores.look()
+                if self._asked_to_reload or not self._tasks.empty():
+                    self._health.beat(RELOAD_S)
                 if self._asked_to_reload:
                     self._asked_to_reload = False
                     self._look_again()
@@ -415,9 +416,13 @@ class Service:
         return Snapshot(now, self._started, self._workers.accepted.revision, self._store.dead_bytes,
                         *self._workers.states(now))  # fmt: skip
 
-    def _metrics(self) -> bytes:
+    def _seen(self) -> tuple[Snapshot, numbers.Numbers]:
+        """Return what the daemon knows of itself, and what its store holds."""
         snapshot = self._snapshot()
-        return render(snapshot, numbers.read(self._store.folder, [one.id for one in snapshot.sinks]), self._meters)
+        return snapshot, numbers.read(self._store.folder, [one.id for one in snapshot.sinks])
+
+    def _metrics(self) -> bytes:
+        return render(*self._seen(), self._meters)
 
     def _troubles(self) -> list[str]:
         """Why a load balancer or a person should not take it for ready: streams and sinks that do not work."""
@@ -426,23 +431,20 @@ class Service:
         return troubles + [f"sink {one.id}: {one.reason}" for one in snapshot.sinks if not one.up]
 
     def _status_line(self) -> str:
-        """Return what `systemctl status` shows."""
-        snapshot = self._snapshot()
-        counted = numbers.read(self._store.folder, [one.id for one in snapshot.sinks])
-        return summary(snapshot, counted)
+        """Return what `systemctl status` shows; nothing if it cannot be told: no reason to stop."""
+        if not notify.has_listener():
+            return ""
+        try:
+            return summary(*self._seen())
+        except (VedetteError, apsw.Error) as error:
+            log.warning("status cannot be told", reason=str(error))
+            return ""
 
     def _report(self) -> dict[str, Any]:
         """Return how everything is and what has been counted, for people and machines that ask."""
-        snapshot = self._snapshot()
-        counted = numbers.read(self._store.folder, [one.id for one in snapshot.sinks])
+        snapshot, counted = self._seen()
         return {"summary": summary(snapshot, counted), **asdict(snapshot), "waiting": counted.waiting,
                 "counts": counted.counters}  # fmt: skip
-
-    def _tell_status(self) -> None:
-        try:
-            notify.status(self._status_line())
-        except (VedetteError, apsw.Error) as error:
-            log.warning("status cannot be told", reason=str(error))
 
     # --- commands -----------------------------------------------------------------------------------------------------
 

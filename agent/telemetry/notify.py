@@ -14,6 +14,11 @@ from contextlib import suppress
 _STATUS_CHARACTERS = 200
 
 
+def has_listener() -> bool:
+    """Say whether a service manager is there to be told anything."""
+    return os.environ.get("NOTIFY_SOCKET", "").startswith(("/", "@"))
+
+
 def ready(status: str = "") -> None:
     """Say that start-up, or a reload, is done."""
     _send("READY=1", _status(status))
@@ -29,8 +34,9 @@ def stopping(status: str = "") -> None:
 
 
 def status(text: str) -> None:
-    """Say in one line how it is."""
-    _send(_status(text))
+    """Say in one line how it is; nothing to say is not said."""
+    if text:
+        _send(_status(text))
 
 
 def alive(status: str = "") -> None:
@@ -53,9 +59,9 @@ def _status(text: str) -> str:
 
 
 def _send(*lines: str) -> None:
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address.startswith(("/", "@")):
+    if not has_listener():
         return
+    address = os.environ["NOTIFY_SOCKET"]
     place = f"\0{address[1:]}" if address.startswith("@") else address
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
         manager.setblocking(False)

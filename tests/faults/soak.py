@@ -52,6 +52,7 @@ from tests.faults.proxy import FaultProxy
 from tests.process import VEDETTE, Process
 from tests.servers import start
 from tests.signing import pem, write
+from tests.site import RULE, RULE_ID
 
 HOUR_S = 3600
 RATE = 1000
@@ -72,14 +73,6 @@ ANSWER_S = 10.0
 ROWS = 200
 """Samples that a report keeps."""
 
-RULE_ID = "6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11"
-RULE = f"""
-title: Failed password
-id: {RULE_ID}
-level: high
-logsource: {{product: linux, service: sshd}}
-detection: {{selection: {{event.outcome: failure}}, condition: selection}}
-"""
 _NUMBER = re.compile(r"sshd\[(\d+)\]")
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -19,22 +16,12 @@ from agent.alerting.judge import QUARANTINE
 from agent.audit import copy, leaf
 from agent.model import SECOND, Description, Explanation, Factor, Finding, Reference, Timestamp
 from agent.normalise.catalogue import catalogue
+from tests.scripts import load
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 
 
-def _load() -> ModuleType:
-    """Load the script by its path: the folder cannot be imported, its name is that of a library."""
-    spec = importlib.util.spec_from_file_location("saved_object_writer", PACKAGING / "dashboards.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-dashboards = _load()
+dashboards = load("dashboards.py")
 FILES: Mapping[str, str] = dashboards.files()
 FLAVOURS = ("elastic", "opensearch")
 VEDETTE = {

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 
 from agent.telemetry.metrics import METRICS
+from tests.scripts import load
 
 ROOT = Path(__file__).parents[2]
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: it comes with Debian's prometheus")
 
 
-def _load() -> ModuleType:
-    """Load the script by its path: the folder cannot be imported, its name is that of a library."""
-    spec = importlib.util.spec_from_file_location("observability_writer", ROOT / "packaging" / "observability.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-writer = _load()
+writer = load("observability.py")
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(writer.rules())["groups"] for rule in group["rules"]
 ]  # fmt: skip
