@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,15 @@ from agent.errors import ConfigError
 from agent.model import Batch, Description, Finding, Kind, Timestamp, Value
 from agent.ports import StateView
 from rules.sigma import logsource
+from rules.sigma.correlate import Correlator
+from rules.sigma.correlation import Correlation
 from rules.sigma.engine import RAW, Binder, Bound, Engine, leaves, raw_values
 from rules.sigma.explain import explain
 from rules.sigma.parse import LEVELS, Collection, Rule, load
 
 _TECHNIQUE = re.compile(r"attack\.(t\d{4}(?:\.\d{3})?)", re.IGNORECASE)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+MOST_GROUPS = 200_000
 _TACTIC = re.compile(r"attack\.([a-z][a-z_-]+)")
 
 
@@ -27,10 +30,11 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
     ``path: builtin`` means the rules that come with Vedette.
 
     ``digest`` names the content that must lie there (`plan` prints it); a signed configuration has to, for rules of its
-    own. ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id.
-    Rules that cannot run do not stop the others: `plan` names them.
+    own. ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id;
+    a rule that a correlation takes is still read for it. ``max_groups`` bounds what correlations keep. Rules that
+    cannot run do not stop the others: `plan` names them.
     """
-    known = {"path": str, "digest": str, "min_level": str, "status": list, "exclude": list}
+    known = {"path": str, "digest": str, "min_level": str, "status": list, "exclude": list, "max_groups": int}
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"detector {id}: {name}: unknown key; there are: {', '.join(known)}")
@@ -40,6 +44,8 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
         raise ConfigError(f"detector {id}: digest must be sha256: and 64 hex digits, got {options['digest']!r}")
     if "path" not in options:
         raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
+    if not 0 < options.get("max_groups", MOST_GROUPS) <= 10_000_000:
+        raise ConfigError(f"detector {id}: max_groups must be 1 to 10000000, got {options['max_groups']!r}")
     if options.get("min_level", LEVELS[0]) not in LEVELS:
         raise ConfigError(f"detector {id}: min_level must be one of {', '.join(LEVELS)}, got {options['min_level']!r}")
     return SigmaDetector(id, load(place(options["path"]), cache, options.get("digest", "")), options)
@@ -50,8 +56,23 @@ def place(path: str) -> Path:
     return Path(__file__).parent / "content" if path == "builtin" else Path(path)
 
 
+def silenced(correlations: Sequence[Correlation]) -> frozenset[str]:
+    """Return the rules and correlations that make no alerts of their own: what takes them does not say `generate`."""
+    loud = {rule for one in correlations if one.generate for rule in one.rules}
+    return frozenset(rule for one in correlations for rule in one.rules) - loud
+
+
+def _with_inner(correlations: Sequence[Correlation], wanted: set[str]) -> list[Correlation]:
+    """Return the *wanted* correlations and those whose triggers they take, in their order."""
+    needed = set(wanted)
+    for one in reversed(correlations):
+        if one.id in needed:
+            needed.update(one.rules)
+    return [one for one in correlations if one.id in needed]
+
+
 class SigmaDetector:
-    """Sigma rules over batches; it keeps nothing but memos of pure functions."""
+    """Sigma rules and correlations over batches; it keeps nothing but memos of pure functions."""
 
     order: Literal["set", "sequence"] = "set"
 
@@ -61,11 +82,23 @@ class SigmaDetector:
         self._collection = collection
         self._ruleset = Path(options.get("path", "")).name
         self._left_out: Counter[str] = Counter()
-        self._engine = Engine([rule for rule in collection.rules if self._runs(rule, options)])
         self._descriptions: dict[str, Description] = {}
+        wanted = {one.id for one in collection.correlations if self._runs(one, options)}
+        kept = _with_inner(collection.correlations, wanted)
+        taken = {rule for one in kept for rule in one.rules}
+        loud = {rule.id for rule in collection.rules if self._runs(rule, options)}
+        self._engine = Engine([rule for rule in collection.rules if rule.id in loud or rule.id in taken])
+        by_id = {rule.id: rule for rule in self._engine.rules}
+        silent = silenced(collection.correlations)
+        self._loud = loud - silent
+        self._correlator = (
+            Correlator(kept, by_id, self.describe, wanted - silent, options.get("max_groups", MOST_GROUPS))
+            if kept
+            else None
+        )
         self._bound: dict[tuple[Kind, str], Bound] = {}
 
-    def _runs(self, rule: Rule, options: Mapping[str, Any]) -> bool:
+    def _runs(self, rule: Rule | Correlation, options: Mapping[str, Any]) -> bool:
         reason = (
             "below min_level"
             if LEVELS.index(rule.level) < LEVELS.index(options.get("min_level", LEVELS[0]))
@@ -79,13 +112,25 @@ class SigmaDetector:
         return not reason
 
     def fields(self, kind: Kind) -> frozenset[str]:
-        return self._engine.fields(kind)
+        fields = self._engine.fields(kind)
+        if self._correlator is None:
+            return fields
+        return fields | self._correlator.fields(kind, self._engine.rules_of(kind))
 
-    def detect(self, events: Batch, state: StateView) -> Sequence[Finding]:  # noqa: ARG002
-        return [self._finding(events, row, rule) for row, rule in self._engine.match(events)]
+    def detect(self, events: Batch, state: StateView) -> Sequence[Finding]:
+        findings: list[Finding] = []
+        taken: dict[str, list[int]] = defaultdict(list)
+        for row, rule in self._engine.match(events):
+            if rule.id in self._loud:
+                findings.append(self._finding(events, row, rule))
+            if self._correlator is not None and self._correlator.takes(rule):
+                taken[rule.id].append(row)
+        if self._correlator is not None and taken:
+            findings += self._correlator.detect(events, taken, state)
+        return findings
 
-    def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:  # noqa: ARG002
-        return ()
+    def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:
+        return () if self._correlator is None else self._correlator.advance(watermark, state)
 
     def _finding(self, events: Batch, row: int, rule: Rule) -> Finding:
         kind = events.kinds[events.kind[row]]
@@ -111,9 +156,10 @@ class SigmaDetector:
         return self._bound[key]
 
     def rules(self) -> Sequence[Description]:
-        return [self.describe(rule) for rule in self._engine.rules]
+        found = [self.describe(rule) for rule in self._engine.rules if rule.id in self._loud]
+        return [*found, *map(self.describe, self._correlator.loud if self._correlator else ())]
 
-    def describe(self, rule: Rule) -> Description:
+    def describe(self, rule: Rule | Correlation) -> Description:
         """Return what an alert says of *rule*."""
         known = self._descriptions.get(rule.id)
         if known is None:
@@ -148,6 +194,7 @@ class SigmaDetector:
             "left_out": {reason: number for reason, number in self._left_out.items() if reason},
             "refused": list(self._collection.refused),
             "remarks": list(self._collection.remarks),
+            "correlations": self._correlator.plan() if self._correlator else [],
             "unfed": {"rules": sum(unfed.values()), "log_sources": dict(unfed.most_common())},
             "atoms": sum(len(leaf[3]) for rule in rules for leaf in leaves(rule.condition)),
             "fields": sorted({leaf[1] for rule in rules for leaf in leaves(rule.condition) if leaf[1]}),

@@ -278,9 +278,9 @@ class Reader:
         mask = self.matching(events)
         for field in fields:
             mask &= field.codes >= 0
-        rows = self._timely(events, np.flatnonzero(mask), watermark, state)
+        rows = timely(events, np.flatnonzero(mask), watermark, self._lateness, state)
         buckets = events.time[rows] // self._bucket
-        order, edges = _ordered(rows, buckets, events.time[rows], fields)
+        order, edges = ordered(rows, buckets, events.time[rows], fields)
         rows, buckets = rows[order], buckets[order][edges[:-1]]
         first = rows[edges[:-1]]
         codes = zip(*(field.codes[first].tolist() for field in fields), strict=True)
@@ -310,26 +310,28 @@ class Reader:
             mask &= matched
         return mask
 
-    def _timely(
-        self, events: Batch, rows: NDArray[np.intp], watermark: Timestamp, state: StateView
-    ) -> NDArray[np.intp]:
-        time = events.time[rows]
-        horizon = np.maximum(np.maximum(events.high[rows], watermark), NO_TIME + self._lateness) - self._lateness
-        untimed = time == NO_TIME
-        future = events.future[rows] & ~untimed
-        late = (time < horizon) & ~future & ~untimed
-        for name, refused in (("untimed", untimed), ("future", future), ("late", late)):
-            if number := int(np.count_nonzero(refused)):
-                state.count(name, number)
-        kept: NDArray[np.intp] = rows[~(untimed | future | late)]
-        return kept
+
+def timely(
+    events: Batch, rows: NDArray[np.intp], watermark: Timestamp, lateness: int, state: StateView
+) -> NDArray[np.intp]:
+    """Return those of *rows* that have a time, not in the future and not late; count the others in *state*."""
+    time = events.time[rows]
+    horizon = np.maximum(np.maximum(events.high[rows], watermark), NO_TIME + lateness) - lateness
+    untimed = time == NO_TIME
+    future = events.future[rows] & ~untimed
+    late = (time < horizon) & ~future & ~untimed
+    for name, refused in (("untimed", untimed), ("future", future), ("late", late)):
+        if number := int(np.count_nonzero(refused)):
+            state.count(name, number)
+    kept: NDArray[np.intp] = rows[~(untimed | future | late)]
+    return kept
 
 
 def _any_of(allowed: frozenset[str], value: Value) -> bool:
     return any(text_of(item) in allowed for item in (value if isinstance(value, tuple) else (value,)))
 
 
-def _ordered(
+def ordered(
     rows: NDArray[np.intp], buckets: NDArray[np.int64], time: NDArray[np.int64], fields: Sequence[FieldView]
 ) -> tuple[NDArray[np.intp], list[int]]:
     """Order rows by bucket and codes, then by time, then as read; return the order and where each group begins."""
@@ -447,7 +449,9 @@ class Ledger:
     def shrink(self, state: StateView, cap: int) -> None:
         """Drop keys, by rank only, until at most *cap* are held."""
         if self.keys > cap:
-            held = sorted((rank(key[key.index("[") : key.rindex("]") + 1]), key) for key, _ in state.items() if key)
+            held = sorted(
+                (rank(key[key.index("[") : key.rindex("]") + 1]), key) for key, _ in state.items() if "[" in key
+            )
             while self.keys > cap:
                 self.limit /= 2
                 while held and held[-1][0] >= self.limit:

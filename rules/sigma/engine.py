@@ -603,6 +603,7 @@ class KindPlan:
         self.fields = frozenset(
             _RAW_COLUMN if name == RAW else name for one in bound.values() for name in columns(one)
         ) - frozenset(kind.constant)
+        self.numbers = tuple(bound)
         self._trees: dict[int, _Node] = {}
         self._bound = bound
         self._sought = sought
@@ -690,6 +691,10 @@ class Engine:
     def fields(self, kind: Kind) -> frozenset[str]:
         """Return the columns that the rules for *kind* read."""
         return (self._plans.get(kind) or self._make(kind)).fields
+
+    def rules_of(self, kind: Kind) -> list[Rule]:
+        """Return the rules that events of *kind* may match."""
+        return [self.rules[number] for number in (self._plans.get(kind) or self._make(kind)).numbers]
 
     def _make(self, kind: Kind) -> KindPlan:
         return KindPlan(kind, self._sources, self._tests, self._sought)

@@ -14,21 +14,23 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, get_args
 
 import orjson
 
 from agent.errors import TrustError
 from agent.model import Level, digest
+from rules.sigma.correlation import Correlation, CorrelationError, Draft, Referred, draft, resolve
 from rules.sigma.documents import Document, content_digest, parse_documents, read_files
 from rules.sigma.predicate import ANY, ONE, predicate
 
-ENGINE = "2"
+ENGINE = "3"
 """Raise it whenever the compiled form changes: it is part of the cache's key, with the version of pySigma."""
 
 Expression: TypeAlias = list[Any]
@@ -58,6 +60,7 @@ class Rule:
     category: str | None
     service: str | None
     condition: Expression
+    name: str = ""
     description: str = ""
     author: str = ""
     license: str = ""
@@ -75,10 +78,12 @@ class Rule:
 class Collection:
     """The rules of one place, what was refused as ``file:line: reason``, and remarks that refuse nothing.
 
-    *content* names the exact files that they were made of.
+    Of *correlations* the inner ones come before those that refer to them. *content* names the exact files that all were
+    made of.
     """
 
     rules: list[Rule] = field(default_factory=list)
+    correlations: list[Correlation] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     content: str = ""
@@ -114,14 +119,19 @@ def _read_cache(file: Path) -> Collection | None:
             return None
         data = orjson.loads(body)
         rules = [Rule(*row[:-3], *map(tuple, row[-3:])) for row in data["rules"]]
-        return Collection(rules, data["refused"], data["remarks"])
+        correlations = [Correlation(**{name: _tupled(name, value) for name, value in row.items()})
+                        for row in data["correlations"]]  # fmt: skip
+        return Collection(rules, correlations, data["refused"], data["remarks"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _write_cache(file: Path, collection: Collection) -> None:
     rows = [[getattr(rule, name) for name in Rule.__slots__] for rule in collection.rules]
-    body = orjson.dumps({"rules": rows, "refused": collection.refused, "remarks": collection.remarks})
+    joined = [asdict(one) for one in collection.correlations]
+    body = orjson.dumps(
+        {"rules": rows, "correlations": joined, "refused": collection.refused, "remarks": collection.remarks}
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # nobody can have laid a link there
     try:
@@ -134,12 +144,23 @@ def _write_cache(file: Path, collection: Collection) -> None:
         fresh.unlink(missing_ok=True)
 
 
+def _tupled(name: str, value: Any) -> Any:
+    """Return *value* as a correlation holds it: JSON has lists for tuples."""
+    if name == "expression" or not isinstance(value, list):
+        return value
+    return tuple(_tupled(name, each) for each in value)
+
+
 def compile_files(files: Iterable[tuple[str, bytes]]) -> Collection:
     """Return the collection that *files* (name, content) hold."""
     collection = Collection()
     places: dict[str, str] = {}
+    correlating: list[Document] = []
     for name, content in files:
         for document in parse_documents(name, content, collection.refused):
+            if "correlation" in document.data:
+                correlating.append(document)
+                continue
             try:
                 rule = _parse_rule(document)
             except _Refused as refusal:
@@ -152,7 +173,98 @@ def compile_files(files: Iterable[tuple[str, bytes]]) -> Collection:
                 collection.remarks.append(f"{rule.place}: rule without id, named {rule.id} after its content")
             places[rule.id] = rule.place
             collection.rules.append(rule)
+    _correlate(correlating, places, collection)
     return collection
+
+
+def _correlate(documents: Iterable[Document], places: dict[str, str], collection: Collection) -> None:
+    """Add the correlations of *documents*, each after those that it refers to."""
+    referred = Referred()
+    for rule in collection.rules:
+        referred.add(rule.id, rule.name)
+    waiting: dict[str, tuple[Document, dict[str, Any], Draft]] = {}
+    for document in documents:
+        try:
+            about, written = _written(document)
+            if about["id"] in places:
+                raise _Refused(f"id {about['id']} is taken by {places[about['id']]}", "id:")
+        except (CorrelationError, _Refused) as refusal:
+            collection.refused.append(f"{document.place(refusal.needle)}: {refusal}")
+            continue
+        if "id" not in document.data:
+            collection.remarks.append(f"{about['place']}: rule without id, named {about['id']} after its content")
+        places[about["id"]] = about["place"]
+        waiting[about["id"]] = document, about, written
+    while waiting:
+        names = {about["name"] for _, about, _ in waiting.values()} - {""}
+        ready = [id for id, (_, _, written) in waiting.items() if not _refers(written, names | waiting.keys())]
+        for id in ready or list(waiting):
+            document, about, written = waiting.pop(id)
+            try:
+                if not ready:
+                    raise CorrelationError("correlations that refer to each other in a circle", "rules:")
+                rules, fields, expression, bounds = resolve(written, referred)
+            except CorrelationError as refusal:
+                collection.refused.append(f"{document.place(refusal.needle)}: {refusal}")
+                continue
+            one = Correlation(
+                **about,
+                type=written.type,
+                rules=rules,
+                group_by=written.group_by,
+                fields=fields,
+                timespan=written.timespan,
+                bounds=bounds,
+                expression=expression,
+                values=written.values,
+                percentile=written.percentile,
+                generate=written.generate,
+            )
+            collection.correlations.append(one)
+            referred.add(id, about["name"], frozenset(written.group_by))
+
+
+def _refers(written: Draft, names: Iterable[str]) -> bool:
+    """Say whether a correlation refers to one of *names*."""
+    return bool(set(written.references or re.findall(r"\w+", written.text)) & set(names))
+
+
+def _written(document: Document) -> tuple[dict[str, Any], Draft]:
+    """Return what a correlation document says of itself, and what it joins."""
+    from sigma.exceptions import SigmaError
+    from sigma.rule.base import SigmaRuleBase
+
+    try:
+        said, errors = SigmaRuleBase.from_dict_common_params(document.data)
+        if errors:
+            raise errors[0]
+        about = _about(document, SimpleNamespace(**said))
+    except SigmaError as error:
+        raise _Refused(_first_line(error), _needle(error)) from error
+    except (AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
+        raise _Refused(f"not a valid Sigma correlation: {type(error).__name__}: {_first_line(error)}") from error
+    return about, draft(document.data["correlation"])
+
+
+def _about(document: Document, said: Any) -> dict[str, Any]:
+    """Return what a document says of itself, a rule or a correlation."""
+    data = orjson.dumps(document.data, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
+    content = digest(data.decode())
+    return {
+        "id": str(said.id or content),
+        "title": said.title or "",
+        "level": _level(said.level),
+        "place": document.place(),
+        "digest": content,
+        "name": said.name or "",
+        "description": said.description or "",
+        "author": said.author or "",
+        "license": said.license or "",
+        "status": str(said.status).lower() if said.status else "",
+        "tags": tuple(str(tag) for tag in said.tags or ()),
+        "references": tuple(map(str, said.references or ())),
+        "false_positives": tuple(map(str, said.falsepositives or ())),
+    }
 
 
 class _Refused(Exception):
@@ -168,9 +280,8 @@ def _parse_rule(document: Document) -> Rule:
     from sigma.rule import SigmaRule
 
     data = document.data
-    for key, what in (("correlation", "correlation rules are"), ("filter", "filter documents are")):
-        if key in data:
-            raise _Refused(f"{what} not supported yet", f"{key}:")
+    if "filter" in data:
+        raise _Refused("filter documents are not supported yet", "filter:")
     if "detection" not in data:
         raise _Refused("not a Sigma rule: no detection")
     try:
@@ -182,24 +293,12 @@ def _parse_rule(document: Document) -> Rule:
         raise
     except (RecursionError, AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
         raise _Refused(f"not a valid Sigma rule: {type(error).__name__}: {_first_line(error)}") from error
-    content = digest(orjson.dumps(data, default=_plain, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode())
     return Rule(
-        id=str(rule.id or content),
-        title=rule.title,
-        level=_level(rule.level),
-        place=document.place(),
-        digest=content,
+        **_about(document, rule),
         product=_lower(rule.logsource.product),
         category=_lower(rule.logsource.category),
         service=_lower(rule.logsource.service),
         condition=condition,
-        description=rule.description or "",
-        author=rule.author or "",
-        license=rule.license or "",
-        status=str(rule.status).lower() if rule.status else "",
-        tags=tuple(str(tag) for tag in rule.tags),
-        references=tuple(map(str, rule.references)),
-        false_positives=tuple(map(str, rule.falsepositives)),
     )
 
 

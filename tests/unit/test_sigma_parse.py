@@ -49,7 +49,6 @@ def test_a_rule_keeps_what_an_alert_must_say() -> None:
         ),
         (rule_text("\n  sel:\n    User|expand: '%admins%'\n  condition: sel\n"), "0.yml:6: placeholder %admins%"),
         (rule_text("\n  sel:\n    User|base64: 'a*'\n  condition: sel\n"), "Base64 encoding of strings with wildcards"),
-        ("title: c\ncorrelation: {type: event_count}\n", "0.yml:2: correlation rules are not supported yet"),
         ("title: f\nfilter: {rules: any}\n", "0.yml:2: filter documents are not supported yet"),
         ("title: t\nlogsource: {product: windows}\n", "0.yml:1: not a Sigma rule: no detection"),
         ("title: t\ntitle: u\n", "0.yml:2: not valid YAML: key 'title' is given twice"),
