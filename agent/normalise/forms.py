@@ -6,6 +6,8 @@ visible as ``\\xff`` in what is read: one odd byte in a name hides nothing.
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from functools import partial
 
 import re2
@@ -13,10 +15,15 @@ import re2
 error = re2.error
 
 
+_RANGE_BYTES = 8
+_EVERYTHING = re.compile(r"\(\?s\)\^\(\?P<(\w+)>\.\*\)\$")
+
+
 class Form:
     """One compiled form; raises `error` if RE2 refuses the expression.
 
-    It asks RE2 itself, for all groups at once: the wrapper's own match takes several times as long.
+    It asks RE2 itself, for all groups at once: the wrapper's own match takes several times as long. *first* are the
+    bytes that what has the form may begin with.
     """
 
     def __init__(self, expression: str) -> None:
@@ -26,9 +33,18 @@ class Form:
         self._match = partial(regex._regexp.Match, re2._Anchor.UNANCHORED)
         numbered = sorted((number, name) for name, number in regex.groupindex.items())
         self._names = [(name.decode() if isinstance(name, bytes) else name, number) for number, name in numbered]
+        everything = _EVERYTHING.fullmatch(expression)
+        self._everything = everything[1] if everything else ""
+        self.first = range(256)
+        if expression.startswith(("^", "(?s)^")):
+            with suppress(error):  # RE2 cannot say
+                least, greatest = regex.possiblematchrange(_RANGE_BYTES)
+                self.first = range(least[0] if least else 0, greatest[0] + 1)
 
     def read(self, data: bytes) -> dict[str, str] | None:
         """Return the named groups that took part, or None if *data* has not this form."""
+        if self._everything:
+            return {self._everything: text_of(data)}
         spans = self._match(data, 0, len(data))
         if spans[0][0] < 0:
             return None

@@ -20,7 +20,6 @@ from agent.normalise.guess import guess
 from agent.normalise.mapping import MappingFile, Pattern, installed
 
 Reader = Callable[[bytes], dict[str, Any]]
-ByProgram = Mapping[str, tuple[Pattern, ...]]
 
 NO_HEAD = "-"
 """The program of a line without a syslog head."""
@@ -44,7 +43,6 @@ _HEAD = Form(
     r"|(?P<iso>\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}[.,\d]*(?P<zone>Z|[+-]\d{2}:?\d{2})?)"
     r"):?(?P<rest> .*)$"
 )
-_PRIORITY = Form(r"(?s)^<(?P<priority>\d{1,3})>(?P<message>.*)$")
 _TAG = Form(
     r"(?s)^(?:: ?)?(?P<cisco_tag>%(?P<facility>[A-Z][A-Z0-9_]*)-(?:(?P<suffix>[a-z]+)-)?"
     r"(?P<level>\d)-(?P<code>[A-Z0-9_]+)):? ?(?P<message>.*)$"
@@ -71,7 +69,31 @@ _ACCESS = Form(
     r'(?: X-Forwarded-For="(?P<forwarded>[^"]*)")?(?:\s.*)?$'
 )
 _PORT = Form(r"^(?P<host>[^:]+|\[[^\]]*\]):(?P<host_port>\d{1,5})$")
+_LONGEST_PRIORITY = len("<191>")
 _REQUEST = Form(r"^(?P<method>[A-Za-z_-]+) (?P<uri>.*?)(?: HTTP/(?P<version>[\d.]+))?$")
+
+
+class Candidates:
+    """Patterns in the order in which they are tried; which a message may have its first byte tells."""
+
+    def __init__(self, patterns: tuple[Pattern, ...] = ()) -> None:
+        self.patterns = patterns
+        self._by_first: dict[bytes, tuple[Pattern, ...]] = {b"": patterns}
+
+    def of(self, message: bytes) -> tuple[Pattern, ...]:
+        first = message[:1]
+        found = self._by_first.get(first)
+        if found is None:
+            found = self._by_first[first] = tuple(one for one in self.patterns if _may_begin(one, first[0]))
+        return found
+
+
+def _may_begin(pattern: Pattern, first: int) -> bool:
+    return pattern.within != "message" or first in pattern.form.first
+
+
+ByProgram = Mapping[str, Candidates]
+_NONE = Candidates()
 
 
 def line_reader(format: str, as_of: Timestamp, patterns: ByProgram | None = None) -> Reader:
@@ -145,12 +167,15 @@ def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Re
 
 
 def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any]:
-    if line.startswith(b"<") and (record := _RFC5424.read(line)):
+    begin = line.find(b">", 0, _LONGEST_PRIORITY) + 1 if line.startswith(b"<") else 0
+    first = line[begin : begin + 1]
+    if begin and first.isdigit() and b" " in line[begin + 1 : begin + 3] and (record := _RFC5424.read(line)):
         return {name: value for name, value in record.items() if value not in {"-", ""}}
-    head = _HEAD.read(line)
+    head = _HEAD.read(line) if b"0" <= first <= b"Z" else None
     if head is None:
-        only = (line.startswith(b"<") and _PRIORITY.read(line)) or {"message": forms.text_of(line)}
-        return {"program": NO_HEAD, **only}
+        if begin and (priority := line[1 : begin - 1]).isdigit():
+            return {"program": NO_HEAD, "priority": priority.decode(), "message": forms.text_of(line[begin:])}
+        return {"program": NO_HEAD, "message": forms.text_of(line)}
     rest = head["rest"].encode()
     record = _TAIL.read(rest)
     if record is None or _is_address(record):
@@ -220,14 +245,14 @@ def _match_message(record: dict[str, Any], patterns: ByProgram) -> None:
     """Add the fields that the message holds after the first pattern of its program that fits."""
     message = record.get("message", "").encode()
     program = record.get("program") or NO_PROGRAM
-    found = _match(record, message, patterns.get(program, () if program == NO_HEAD else patterns[""]))
+    found = _match(record, message, patterns.get(program) or (_NONE if program == NO_HEAD else patterns[""]))
     for name, then in found.then.items() if found else ():
         if name in record:
-            _match(record, record[name].encode(), patterns.get(then, ()))
+            _match(record, record[name].encode(), patterns.get(then, _NONE))
 
 
-def _match(record: dict[str, Any], message: bytes, patterns: Iterable[Pattern]) -> Pattern | None:
-    for pattern in patterns:
+def _match(record: dict[str, Any], message: bytes, candidates: Candidates) -> Pattern | None:
+    for pattern in candidates.of(message):
         text = message if pattern.within == "message" else record.get(pattern.within, "").encode()
         is_likely = text.startswith(pattern.starts) and pattern.contains in text
         if is_likely and (found := pattern.form.read(text)) is not None:
@@ -253,7 +278,10 @@ def patterns_of(mappings: Iterable[MappingFile]) -> ByProgram:
         for patterns in mapping.pattern_sets:
             for program in patterns.programs:
                 found[program] = found.get(program, ()) + patterns.patterns
-    return {program: patterns if program in alone else patterns + found[""] for program, patterns in found.items()}
+    return {
+        program: Candidates(patterns if program in alone else patterns + found[""])
+        for program, patterns in found.items()
+    }
 
 
 @cache

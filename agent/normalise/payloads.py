@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeAlias
 
@@ -31,6 +33,7 @@ _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", 
 _LEEF_HEAD = ("version", "vendor", "product", "device_version", "event_id")
 _LEEF_KEY = re.compile(r"([^=\s]{1,100}+)=(.*)\Z")
 
+_AUDIT_PAIR = re.compile(r"""(?:^|(?<=[ "']))([^ ="']++)=(?:"([^"]*+)"?|'([^']*+)'?|([^ ]*+))""")
 _AUDIT_OLD_NEW = re.compile(r"\b(old|new)[ -](auid|ses)=")
 _AUDIT_TEXTS = frozenset(
     {
@@ -54,21 +57,22 @@ def _pairs(text: str) -> dict[str, str]:
 
     A day and a time of day in keys of their own (``date``, ``time``, and ``tz`` for the zone) give ``date_time`` too.
     """
-    found: dict[str, str] = {}
-    for key, double, single, bare in _first(_PAIR, text):
-        if key not in found:
-            found[key] = double or single or bare.rstrip(",;")
+    pairs = _first(_PAIR, text)[::-1]  # so that the first of a key stays
+    if "," in text or ";" in text:
+        found = {key: double or single or bare.rstrip(",;") for key, double, single, bare in pairs}
+    else:
+        found = {key: double or single or bare for key, double, single, bare in pairs}
     if "date" in found and "time" in found and (zone := _ZONE.match(found.get("tz", ""))):
         at = f"{zone[1]}{zone[2]:0>2}:{zone[3]}" if zone[1] else ""
         found.setdefault("date_time", f"{found['date']}T{found['time']}{at}")
     return found
 
 
-def _first(form: re.Pattern[str], text: str) -> Iterable[tuple[str, ...]]:
+def _first(form: re.Pattern[str], text: str) -> list[tuple[str, ...]]:
     """Return the groups of up to `MOST_PAIRS` matches; of a short text all at once, which is faster."""
     if len(text) < _SHORT:
         return form.findall(text)[:MOST_PAIRS]
-    return (match.groups("") for match in islice(form.finditer(text), MOST_PAIRS))
+    return [match.groups("") for match in islice(form.finditer(text), MOST_PAIRS)]
 
 
 def _cef(text: str) -> dict[str, str]:
@@ -80,10 +84,12 @@ def _cef(text: str) -> dict[str, str]:
     found = {name: value for name, value in zip(_CEF_HEAD, parts, strict=False) if value}
     if len(parts) <= len(_CEF_HEAD):
         return found
-    _, *rest = _CEF_KEY.split(parts[-1], MOST_PAIRS)  # no key ends with a backslash: an escaped sign is never taken
-    for key, value in zip(rest[::2], rest[1::2], strict=True):
-        found.setdefault(f"extensions.{key}", _written_out(value.strip()))
-    return found
+    rest = _CEF_KEY.split(parts[-1], MOST_PAIRS)  # no key ends with a backslash: an escaped sign is never taken
+    names = map("extensions.".__add__, rest[-2:0:-2])  # from the last on, so that the first of a key stays
+    values = [value.strip() for value in rest[:1:-2]]
+    if "\\" in parts[-1]:
+        values = [_written_out(value) if "\\" in value else value for value in values]
+    return dict(zip(names, values, strict=True)) | found
 
 
 def _leef(text: str) -> dict[str, str]:
@@ -154,20 +160,14 @@ def _arguments(text: str) -> dict[str, Any]:
 def _audit_pairs(text: str, texts: frozenset[str] | None) -> dict[str, str]:
     """Pairs parted by blanks; those named in *texts*, or all of None, may be in hexadecimal where no quotes stand."""
     found: dict[str, str] = {}
-    place, number = 0, 0
-    while (equals := text.find("=", place)) >= 0 and number < MOST_PAIRS:
-        number += 1
-        key = text[text.rfind(" ", place, equals) + 1 or place : equals]
-        begin, quote = equals + 1, text[equals + 1 : equals + 2]
-        if quote and quote in "\"'":
-            begin += 1
-            end = text.find(quote, begin)
-        else:
-            quote, end = "", text.find(" ", begin)
-        value = text[begin : end if end >= 0 else len(text)]
-        place = end + 1 if end >= 0 else len(text)
-        if value not in _AUDIT_UNKNOWN and key not in found:
-            found[key] = value if quote or (texts is not None and key not in texts) else _audit_text(value)
+    for key, double, single, bare in _first(_AUDIT_PAIR, text):
+        if key in found:
+            continue
+        if bare:
+            if bare not in _AUDIT_UNKNOWN:
+                found[key] = _audit_text(bare) if texts is None or key in texts else bare
+        elif (value := double or single) and value not in _AUDIT_UNKNOWN:
+            found[key] = value
     return found
 
 
@@ -234,9 +234,13 @@ def _structured(text: str) -> dict[str, Any]:
 
     Names get lower case, with ``_`` for ``-``; what has a name more than once is a list.
     """
-    found: dict[str, Any] = {}
-    for name, written in _first(_STRUCTURED, text):
-        key = name.lower().replace("-", "_")
+    pairs = _first(_STRUCTURED, text)
+    found: dict[str, Any] = {_key(name): written for name, written in pairs}
+    if len(found) == len(pairs) and "\\" not in text:
+        return found
+    found = {}
+    for name, written in pairs:
+        key = _key(name)
         value = _ESCAPED.sub(r"\1", written) if "\\" in written else written
         if key not in found:
             found[key] = value
@@ -245,6 +249,11 @@ def _structured(text: str) -> dict[str, Any]:
         else:
             found[key] = [found[key], value]
     return found
+
+
+@lru_cache(maxsize=4_096)
+def _key(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 PAYLOADS: Mapping[str, Payload] = {
@@ -264,10 +273,10 @@ def columns(place: int, names: Mapping[str, Sequence[str]]) -> Payload:
     """
 
     def read(text: str) -> dict[str, str]:
-        try:
-            row = next(csv.reader([text]), [])
-        except csv.Error:  # a value longer than the module takes
-            row = text.split(",")
+        row = text.split(",")
+        if '"' in text:
+            with suppress(csv.Error):  # a value longer than the module takes
+                row = next(csv.reader([text]), [])
         chosen = names.get(row[place] if place < len(row) else "", names["other"])
         return {name: value for name, value in zip(chosen, row, strict=False) if value and name != "_"}
 
@@ -276,9 +285,9 @@ def columns(place: int, names: Mapping[str, Sequence[str]]) -> Payload:
 
 def _split(text: str, bar: str, most: int) -> list[str]:
     """Split at *bar* where it is not escaped, at most *most* times; escapes in the parts are written out."""
-    if "\\" not in text:
-        *heads, rest = text.split(bar, most)
-        return [*(head.strip() for head in heads), rest]
+    *heads, rest = text.split(bar, most)
+    if "\\" not in text[: len(text) - len(rest)]:
+        return [*map(str.strip, heads), rest]
     parts: list[str] = []
     begin = place = 0
     while len(parts) < most and (place := text.find(bar, place)) >= 0:
@@ -298,8 +307,6 @@ def _is_escaped(text: str, place: int) -> bool:
 
 
 def _written_out(value: str) -> str:
-    if "\\" not in value:
-        return value
     out, place = [], 0
     while (found := value.find("\\", place)) >= 0 and found + 1 < len(value):
         out.append(value[place:found])
