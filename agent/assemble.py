@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from agent import artifact, plugins
 from agent.access import Policy
-from agent.access.policy import ARTIFACTS
+from agent.access.policy import ARTIFACTS, PACKS
 from agent.alerting import Judge, Suppression
 from agent.config import Accepted, Configuration, Locator, StreamConfig
+from agent.config.load import read
 from agent.detect.model import ModelDetector
 from agent.detect.model import load as load_model
 from agent.errors import ConfigError, TrustError
@@ -22,7 +23,9 @@ from agent.pipeline import Filter, Pipeline
 from agent.ports import Detector, Referring, Ruled, Sink, Source
 from agent.state import State
 from agent.stream import Stream
+from agent.trust import pack
 from agent.trust.admission import Admitted, Terms, admit
+from agent.trust.pack import Pack
 
 T = TypeVar("T")
 
@@ -86,11 +89,25 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class AdmittedPack:
+    """A signed pack that a detector is made of, and who signed it."""
+
+    pack: Pack
+    signers: tuple[str, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an audit record says of it."""
+        one = self.pack
+        return {"pack": one.name, "version": one.version, "digest": one.digest, "signers": list(self.signers)}
+
+
+@dataclass(frozen=True)
 class Built:
-    """A stream, and what of it was refused: the rest of it runs."""
+    """A stream, what of it was refused (the rest of it runs), and the packs that its detectors are made of."""
 
     stream: Stream
     refused: tuple[Refusal, ...]
+    packs: Mapping[str, AdmittedPack]
 
 
 def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp) -> Built:
@@ -102,15 +119,35 @@ def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp
     section = configuration.streams[id]
     models, refused = models_of(accepted, id, now)
     pipeline = build_pipeline(configuration, locator, section, cache, models)
-    for one in pipeline.detectors:
-        if isinstance(one, Referring) and one.unpinned:
-            place = locator("detectors", one.id)
-            raise TrustError(
-                f"{place}: detectors.{one.id}: the signature does not cover the content; add digest: {one.unpinned}"
-            )
+    packs = {
+        one.id: admit_pack(accepted, one)
+        for one in pipeline.detectors
+        if isinstance(one, Referring) and (one.unpinned or one.pack)
+    }
     source = build_source(configuration, locator, section.source)
     judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted))
-    return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused)
+    return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused, packs)
+
+
+def admit_pack(accepted: Accepted, detector: Referring) -> AdmittedPack:
+    """Return the signed pack that *detector* is made of; TrustError or AccessDenied if it is none."""
+    id = getattr(detector, "id", "")
+    place = accepted.locator("detectors", id)
+    if not detector.pack:
+        raise TrustError(
+            f"{place}: detectors.{id}: the signature does not cover the content; add digest: {detector.unpinned}"
+        )
+    path, policy = pack.envelope_of(detector.place), accepted.policy
+    if not path.exists():
+        raise TrustError(f"{place}: pack {detector.pack}: {path} is missing; sign it with 'vedette rules sign'")
+    said, signers = pack.verify(read(path, pack.MAX_ENVELOPE), [one.key for one in policy.principals.values()])
+    for what, wanted, found in (("name", detector.pack, said.name), ("content", detector.unpinned, said.digest)):
+        if wanted != found:
+            raise TrustError(
+                f"{place}: pack {detector.pack}: {path} is about the {what} {found}, here is {wanted};"
+                " sign what lies there with 'vedette rules sign'"
+            )
+    return AdmittedPack(said, policy.authorise(f"pack {said.name} version {said.version}", PACKS, signers))
 
 
 def stamp(accepted: Accepted) -> dict[str, Any]:

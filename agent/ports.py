@@ -192,7 +192,12 @@ class Referring(Protocol):
     """A detector made of content that lies beside the configuration, such as a folder of rules."""
 
     unpinned: str
-    """Digest of that content if the options do not name it, so that no signature covers it; else empty."""
+    """Digest of that content if the options do not name it, so that the configuration's signature does not cover it;
+    else empty."""
+    pack: str
+    """Name of the signed pack that the options say it is; empty if they do not."""
+    place: Path
+    """Where the content lies."""
 
 
 @runtime_checkable

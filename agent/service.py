@@ -42,7 +42,7 @@ from agent.telemetry.metrics import Snapshot, render
 from agent.telemetry.summary import summary
 from agent.trust.admission import expiry
 from agent.trust.manifest import instant
-from agent.workers import Runner, Workers, answer, audit_sinks
+from agent.workers import Runner, Workers, answer, audit_sinks, last_pack
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -212,6 +212,7 @@ class Service:
         under = provenance(workers.accepted)
         for runner in workers.runners:
             stream = runner.stream.id
+            self._record_packs(runner)
             for name, plan in runner.stream.pipeline.plan()["detectors"].items():
                 refused = plan.get("refused", [])
                 for reason in refused:
@@ -232,6 +233,15 @@ class Service:
             log.warning("exception for a rule that nothing here has", rule=rule)
         return workers
 
+    def _record_packs(self, runner: Runner) -> None:
+        """Put on record each version of a pack that runs for the first time."""
+        for admitted in runner.packs.values():
+            with Reader(self._store.folder) as reader:
+                last = last_pack(reader, admitted.pack.name)
+            if last.get("version") != admitted.pack.version:
+                self._store.record(runner.stream.id, "pack-accepted", admitted.facts(), clock())
+                log.info("pack accepted", stream=runner.stream.id, **admitted.facts())
+
     def _refuse(self, error: Exception) -> None:
         data = {"reason": str(error), "kind": type(error).__name__}
         self._meters.configuration("refused")
@@ -246,15 +256,15 @@ class Service:
         before = self._workers.accepted
         try:
             files = Files.read(self._bootstrap.configuration)
-            if files.text == before.files.text:
-                if self._workers.lacks_something:
-                    self._restart_workers("what was missing is looked for again")
-                return {"revision": before.revision, "changed": []}
-            accepted = accept(files, self._root, before, above=self._used(files))
-            workers = self._built(accepted, strict=True)
+            is_new = files.text != before.files.text
+            if is_new:
+                accepted = accept(files, self._root, before, above=self._used(files))
+                workers = self._built(accepted, strict=True)
         except Exception as error:
             self._refuse(error)
             raise
+        if not is_new:
+            return {"revision": before.revision, "changed": self._renew(before)}
         self._pause("the configuration changes")
         try:
             self._take(workers)
@@ -269,6 +279,35 @@ class Service:
             raise
         self._begin()
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
+
+    def _renew(self, accepted: Accepted) -> list[str]:
+        """Look for what is missing under the configuration that runs, and for packs that have changed; return these.
+
+        A changed pack takes its predecessor's place between two batches. If one may not run, all that runs goes on.
+        """
+        if self._workers.lacks_something:
+            self._restart_workers("what was missing is looked for again")
+        if not self._workers.packs:
+            return []
+        try:
+            workers = self._built(accepted, strict=True)
+        except Exception as error:
+            self._store.record("", "pack-refused", {"reason": str(error), "kind": type(error).__name__}, clock())
+            log.error("pack refused", reason=str(error))
+            raise
+        running = self._workers.packs
+        changed = sorted({one.pack.name for key, one in workers.packs.items() if one.pack != running[key].pack})
+        if changed:
+            self._pause("a pack has changed")
+            try:
+                workers.open(strict=True)
+                self._enter(workers)
+            except BaseException:
+                workers.stop()
+                self._resume(accepted)
+                raise
+            self._begin()
+        return [f"pack {name}" for name in changed]
 
     def _look_again(self) -> None:
         """Do what a SIGHUP asks; why it cannot be done is on record and in the log, and what runs goes on."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import structlog
 
 from agent import plugins
-from agent.assemble import Refusal, build_sink, build_stream
+from agent.assemble import AdmittedPack, Built, Refusal, build_sink, build_stream
 from agent.config import Accepted, StreamConfig
 from agent.detect.model import ModelDetector
 from agent.errors import ConfigError, RetryableError, TrustError, VedetteError
@@ -39,6 +39,7 @@ UNREAD_S = 0.05
 ONCE_PATIENCE = 5
 """Failures in a row after which a run that is to end by itself gives up."""
 DRAIN_LIMIT = 500
+_FAR = 1 << 31
 NOTES_SAID = 1000
 """How many places that are not read a stream names in the log."""
 
@@ -52,6 +53,8 @@ class Runner:
     refused: Sequence[Refusal] = ()
     detectors: Sequence[DetectorState] = ()
     """Those made of rules, as far as they could be made."""
+    packs: Mapping[str, AdmittedPack] = field(default_factory=dict)
+    """The signed packs that detectors are made of."""
     expired: Sequence[str] = ()
     """Models that have expired while they ran."""
     tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
@@ -155,16 +158,35 @@ class Workers:
         for id, section in configuration.streams.items():
             try:
                 built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
+                self._forward_only(built)
             except (TrustError, ConfigError) as error:
                 self.missing[id] = str(error)
                 if strict or len(self.missing) == len(configuration.streams):
                     raise
                 continue
             built.stream.meters = self._meters
-            self.runners.append(Runner(built.stream, section, built.refused, _made_of_rules(built.stream)))
+            made = _made_of_rules(built.stream)
+            self.runners.append(Runner(built.stream, section, built.refused, made, packs=built.packs))
         used = {name for one in configuration.streams.values() for name in one.sinks} | set(audit_sinks(self.accepted))
         for name in sorted(used):
             self._sinks[name] = build_sink(configuration, locator, name)
+
+    def _forward_only(self, built: Built) -> None:
+        """Raise TrustError for a pack that is older than one that ran, or that calls other content its version."""
+        for one in (admitted.pack for admitted in built.packs.values()):
+            with Reader(self._store.folder) as reader:
+                last = last_pack(reader, one.name)
+            version, digest = last.get("version", 0), last.get("digest", one.digest)
+            if one.version < version or (one.version == version and one.digest != digest):
+                raise TrustError(
+                    f"pack {one.name}: expected more than version {version}, which ran before with {digest}, found"
+                    f" version {one.version} with {one.digest}; to go back, sign the old content under a higher version"
+                )
+
+    @property
+    def packs(self) -> dict[str, AdmittedPack]:
+        """The signed packs that run, by stream and detector."""
+        return {f"{one.stream.id}.{name}": pack for one in self.runners for name, pack in one.packs.items()}
 
     def open(self, *, strict: bool) -> None:
         """Open all parts. What cannot be reached now is tried again; with *strict*, what only a person can mend raises
@@ -382,6 +404,12 @@ def _lag(source: Source, now: Timestamp) -> tuple[int | None, float | None]:
     lag = source.lag()
     since = 0.0 if lag.events == 0 else None if lag.oldest is None else max(0, now - lag.oldest) / SECOND
     return lag.events, since
+
+
+def last_pack(reader: Reader, name: str) -> dict[str, Any]:
+    """Return what is on record of the newest version of the pack *name* that was accepted; empty if none was."""
+    said = [dict(leaf.data) for leaf in reader.recorded(action="pack-accepted", limit=_FAR)]
+    return max((one for one in said if one.get("pack") == name), key=lambda one: int(one["version"]), default={})
 
 
 def _made_of_rules(stream: Stream) -> list[DetectorState]:

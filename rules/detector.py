@@ -29,12 +29,21 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
 
     ``path: builtin`` means the rules that come with Vedette.
 
-    ``digest`` names the content that must lie there (`plan` prints it); a signed configuration has to, for rules of its
-    own. ``min_level`` leaves out what is less grave, ``status`` all but the named ones, ``exclude`` single rules by id;
-    a rule that a correlation takes is still read for it. ``max_groups`` bounds what correlations keep. Rules that
-    cannot run do not stop the others: `plan` names them.
+    ``digest`` names the content that must lie there (`plan` prints it), ``pack`` the signed pack that it must be
+    ('vedette rules sign'): a signed configuration names one of them for rules of its own. ``min_level`` leaves out what
+    is less grave, ``status`` all but the named ones, ``exclude`` single rules by id; a rule that a correlation takes is
+    still read for it. ``max_groups`` bounds what correlations keep. Rules that cannot run do not stop the others:
+    `plan` names them.
     """
-    known = {"path": str, "digest": str, "min_level": str, "status": list, "exclude": list, "max_groups": int}
+    known = {
+        "path": str,
+        "digest": str,
+        "pack": str,
+        "min_level": str,
+        "status": list,
+        "exclude": list,
+        "max_groups": int,
+    }
     for name, value in options.items():
         if name not in known:
             raise ConfigError(f"detector {id}: {name}: unknown key; there are: {', '.join(known)}")
@@ -42,6 +51,8 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
             raise ConfigError(f"detector {id}: {name} must be a {known[name].__name__}, got {value!r}")
     if "digest" in options and not _DIGEST.fullmatch(options["digest"]):
         raise ConfigError(f"detector {id}: digest must be sha256: and 64 hex digits, got {options['digest']!r}")
+    if "digest" in options and "pack" in options:
+        raise ConfigError(f"detector {id}: digest or pack: one of them says what must lie there")
     if "path" not in options:
         raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
     if not 0 < options.get("max_groups", MOST_GROUPS) <= 10_000_000:
@@ -79,6 +90,8 @@ class SigmaDetector:
     def __init__(self, id: str, collection: Collection, options: Mapping[str, Any]) -> None:
         self.id = id
         self.unpinned = "" if options.get("path") == "builtin" or options.get("digest") else collection.content
+        self.pack: str = options.get("pack", "")
+        self.place = place(options.get("path", ""))
         self._collection = collection
         self._ruleset = Path(options.get("path", "")).name
         self._left_out: Counter[str] = Counter()

@@ -17,7 +17,9 @@ Role: TypeAlias = Literal[
 ROLES: tuple[str, ...] = get_args(Role)
 """Viewer and auditor change nothing: they are named so that who holds them can be seen and counted."""
 ARTIFACTS = "artifacts"
-"""The permission to sign a model artifact; all others are named after the section that they let change."""
+"""The permission to sign a model artifact."""
+PACKS = "packs"
+"""The permission to sign a pack of rules. All others are named after the section that they let change."""
 
 
 class Permission(BaseModel):
@@ -51,6 +53,7 @@ PERMISSIONS: Mapping[str, Permission] = _rows(
         "audit": "",
         "access": "",
         ARTIFACTS: "data-scientist ml-engineer",
+        PACKS: "detection-engineer",
     }
 )
 """What holds where the configuration has no row of its own in `access.permissions`."""

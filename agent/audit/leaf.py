@@ -44,6 +44,8 @@ Action: TypeAlias = Literal[
     "configuration-applied",
     "configuration-refused",
     "detector-loaded",
+    "pack-accepted",
+    "pack-refused",
     "stream-refused",
     "model-refused",
     "model-expiry",
@@ -76,6 +78,8 @@ ACTIONS: Mapping[Action, Act] = {
     "configuration-applied": Act("the configuration was applied", ("configuration",), "change"),
     "configuration-refused": Act("a configuration was refused", ("configuration",), "denied", "failure"),
     "detector-loaded": Act("a detector was loaded", ("configuration",), "change"),
+    "pack-accepted": Act("a signed pack of rules was accepted", ("configuration",), "change"),
+    "pack-refused": Act("a changed pack of rules was refused", ("configuration",), "denied", "failure"),
     "stream-refused": Act("a stream could not be made and does not run", ("configuration",), "denied", "failure"),
     "model-refused": Act("a model was refused", ("configuration",), "denied", "failure"),
     "model-expiry": Act("a model that runs expires or has expired", ("configuration",), "info"),
@@ -124,6 +128,8 @@ def _told(action: str, data: Mapping[str, Any]) -> str:
     match action, data:
         case "batch", {"alerts": int(alerts), "books": {"received": int(received)}}:
             return f": {alerts:,} new alerts; {received:,} records received so far"
+        case "pack-accepted", {"pack": str(pack), "version": int(version), "digest": str(digest)}:
+            return f": {pack} version {version}, {_brief(digest)}, signed by {_names(data.get('signers'))}"
         case "configuration-accepted", {"revision": int(revision), "digest": str(digest), "changed": dict(changed)}:
             approved = "; ".join(f"{section} by {_names(by)}" for section, by in changed.items())
             signers = _names(data.get("signers"))

@@ -183,7 +183,7 @@ def sign_as(bootstrap: Path, private: PrivateKey) -> Signed:
     try:
         _, root, before, above = standing(bootstrap)
     except ConfigError as error:
-        _replace(path, signed)
+        replace(path, signed)
         signer = str(candidate.policy.principals.get(me) or "somebody whom the configuration does not name")
         return Signed(candidate.revision, signer, [], f"whether that is enough is not known here: {error}")
     last = max(before.revision if before else 0, above)
@@ -192,7 +192,7 @@ def sign_as(bootstrap: Path, private: PrivateKey) -> Signed:
             f"revision: expected more than {last}, which was accepted before, got {candidate.revision}; raise it first",
             candidate.locator("revision"),
         )
-    _replace(path, signed)
+    replace(path, signed)
     known = {one.key_id: str(one) for one in [*root, *(before.policy.principals.values() if before else ())]}
     who = known.get(me) or "somebody whom the configuration in force does not name"
     verdict = _verdict(where.configuration, root, before, above)
@@ -365,10 +365,10 @@ def rewrite(path: Path, old: bytes, new: bytes) -> None:
     place = path.resolve()
     if read(place) != old:
         raise ConfigError("it was changed meanwhile and is left as it is; try again", str(path))
-    _replace(place, new, place.stat())
+    replace(place, new, place.stat())
 
 
-def _replace(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
+def replace(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
     """Let *path* hold *content*, whole, whatever lies there; a link is replaced and not followed.
 
     *like*: whose owner and mode it gets.

@@ -234,6 +234,13 @@ def _first(raw: Any) -> Any:
     return raw[0] if isinstance(raw, list) and raw else None
 
 
+def _undotted(raw: Any) -> Any:
+    """A name of DNS, or a list of them, without the dot of the root at the end."""
+    if isinstance(raw, list):
+        return list(map(_undotted, raw))
+    return str(raw).removesuffix(".") or None
+
+
 def _email(raw: str) -> str | None:
     """A text that is an address of mail."""
     return raw if _EMAIL.match(raw) else None
@@ -315,6 +322,7 @@ PLAIN: Mapping[str, Transform] = {
     "syslog_severity": _syslog_severity,
     "time": _time,
     "top_level_domain": wintexts.top_level_domain,
+    "undotted": _undotted,
     "unzoned": _unzoned,
     "url_domain": _url_domain,
     "url": _url,
@@ -391,7 +399,8 @@ def _community_id(raw: tuple[Any, ...]) -> str | None:
     return "1:" + b64encode(state.digest()).decode()
 
 
-_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmp6": 58, "sctp": 132}
+_PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "icmp6": 58, "sctp": 132, "6": 6, "17": 17, "132": 132}
+"""Names of transports and, for those that have ports, numbers: what logs numbers writes no type and code of ICMP."""
 _ICMP_ANSWERS: Mapping[int, Mapping[int, int]] = {
     1: {0: 8, 8: 0, 9: 10, 10: 9, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17},
     58: {
@@ -515,6 +524,24 @@ def after(name: str) -> Transform:
     return pick
 
 
+def answered(part: str) -> Transform:
+    """Return the transform that picks one part of each line of a zone file: name, ttl, class, type and data by tabs.
+
+    A line without data, such as one cut off, is left out.
+    """
+    place = _RECORD.index(part)
+
+    def pick(raw: str) -> list[str] | None:
+        records = (line.split("\t", len(_RECORD) - 1) for line in raw.splitlines()[:_ARGUMENTS])
+        found = [record[place] for record in records if len(record) == len(_RECORD)]
+        return [each.upper() for each in found] if part in {"class", "type"} else found
+
+    return pick
+
+
+_RECORD = ("name", "ttl", "class", "type", "data")
+
+
 def word(number: str) -> Transform:
     """Return the transform that picks one of the words of a text; the first is 1."""
     place = int(number) - 1
@@ -525,6 +552,7 @@ def word(number: str) -> Transform:
 
 WITH_ARGUMENT: Mapping[str, tuple[str, Callable[[str], Transform]]] = {
     "after": ("NAME", after),
+    "answered": ("PART", answered),
     "constant": ("VALUE", constant),
     "distinguished": ("PART", distinguished),
     "hash": ("ALGORITHM", hash_of),

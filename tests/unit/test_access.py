@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from agent.access import PERMISSIONS, Permission, Policy, Principal, Role
-from agent.access.policy import ARTIFACTS
+from agent.access.policy import ARTIFACTS, PACKS
 from agent.config import Configuration
 from agent.errors import AccessDenied
 from agent.trust import keys
@@ -24,7 +24,7 @@ KIM, ANA, ROOT = principal("kim", "analyst"), principal("ana", "operator", "view
 
 def test_every_section_has_a_row_and_every_row_a_section() -> None:
     """Closed by default: a section that nobody thought of could not be changed by anybody."""
-    assert set(PERMISSIONS) == {*Configuration.sections(), ARTIFACTS}
+    assert set(PERMISSIONS) == {*Configuration.sections(), ARTIFACTS, PACKS}
 
 
 @pytest.mark.parametrize("role", ["viewer", "auditor"])
