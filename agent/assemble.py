@@ -11,13 +11,14 @@ from agent import artifact, plugins
 from agent.access import Policy
 from agent.access.policy import ARTIFACTS, PACKS
 from agent.alerting import Judge, Suppression
+from agent.alerting.enrich import MAX_BYTES, Enrich, Listing, Table, enricher
 from agent.config import Accepted, Configuration, Locator, StreamConfig
 from agent.config.load import read
 from agent.detect.model import ModelDetector
 from agent.detect.model import load as load_model
 from agent.errors import ConfigError, TrustError
 from agent.featurise.recipe import schema_hash
-from agent.model import Timestamp
+from agent.model import SECOND, Timestamp
 from agent.normalise.clock import from_datetime
 from agent.pipeline import Filter, Pipeline
 from agent.ports import Detector, Referring, Ruled, Sink, Source
@@ -28,6 +29,7 @@ from agent.trust.admission import Admitted, Terms, admit
 from agent.trust.pack import Pack
 
 T = TypeVar("T")
+DAY = 24 * 3_600 * SECOND
 
 
 def build_pipeline(
@@ -125,7 +127,7 @@ def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp
         if isinstance(one, Referring) and (one.unpinned or one.pack)
     }
     source = build_source(configuration, locator, section.source)
-    judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted))
+    judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted), enrich=build_enrichment(accepted))
     return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused, packs)
 
 
@@ -207,6 +209,7 @@ def build_judge(
     *,
     stamp: Mapping[str, Any],
     span: tuple[Timestamp, Timestamp] | None = None,
+    enrich: Enrich | None = None,
 ) -> Judge:
     settings = configuration.alerts
     return Judge(
@@ -218,7 +221,30 @@ def build_judge(
         span=span,
         stamp=stamp,
         exceptions={one.rule: from_datetime(one.until) for one in configuration.exceptions},
+        enrich=enrich,
     )
+
+
+def build_enrichment(accepted: Accepted) -> Enrich:
+    """Return what adds the configuration's tables to alerts; TrustError if a table is not the one that was signed."""
+    tables = []
+    for name, section in accepted.configuration.enrichments.items():
+        path = accepted.files.folder / section.path
+        listing = Listing(
+            name,
+            section.digest,
+            section.key,
+            tuple(section.match),
+            section.set,
+            tuple(section.tags),
+            section.networks,
+            section.indicators,
+            from_datetime(section.made) if section.made else None,
+            section.max_age_days * DAY if section.max_age_days else None,
+        )
+        with _at(accepted.locator("enrichments", name)):
+            tables.append(Table(listing, read(path, MAX_BYTES), str(path)))
+    return enricher(tables)
 
 
 def _made(make: T | None, connector: str, what: str) -> T:

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from agent.assemble import build_judge, build_stream, stamp
+from agent.assemble import build_enrichment, build_judge, build_stream, stamp
 from agent.config import Accepted
 from agent.errors import RetryableError, VedetteError
 from agent.model import SECOND, Timestamp
@@ -115,7 +115,14 @@ class Replay:
         cursor, _ = store.load(self.stream)
         source = stream.source.replay(cursor, place=span.place, start=begin, end=span.end)
         bounds = (-FOREVER if span.start is None else span.start, FOREVER if span.end is None else span.end)
-        judge = build_judge(accepted.configuration, self.stream, stream.pipeline, stamp=stamp(accepted), span=bounds)
+        judge = build_judge(
+            accepted.configuration,
+            self.stream,
+            stream.pipeline,
+            stamp=stamp(accepted),
+            span=bounds,
+            enrich=build_enrichment(accepted),
+        )
         return Stream(f"{self.stream}/replay", source, stream.pipeline, judge, None, State(), stream.provenance)
 
 

@@ -48,6 +48,7 @@ PERMISSIONS: Mapping[str, Permission] = _rows(
         "detectors": "detection-engineer",
         "filters": "detection-engineer",
         "alerts": "detection-engineer",
+        "enrichments": "detection-engineer",
         "exceptions": "detection-engineer analyst",
         "models": "ml-engineer",
         "audit": "",

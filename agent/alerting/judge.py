@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from agent.alerting import document
+from agent.alerting.enrich import Enrich
 from agent.errors import RecordError
 from agent.model import (
     DOCUMENT,
@@ -164,11 +165,13 @@ class Judge:
         stamp: Mapping[str, Any] | None = None,
         span: tuple[Timestamp, Timestamp] | None = None,
         exceptions: Mapping[str, Timestamp] | None = None,
+        enrich: Enrich | None = None,
     ) -> None:
         """*stamp*: what every alert says under ``vedette`` of the configuration it was raised under; without one it is
         ``trust: local``. With a *span*, findings about other times than [start, end) make no alerts.
 
-        *exceptions* say by rule until when its findings, by event time, are counted and make no alerts."""
+        *exceptions* say by rule until when its findings, by event time, are counted and make no alerts. *enrich* adds
+        to a document what is known of what it is about."""
         self._normaliser = normaliser
         self._tenant = tenant
         self._stream = stream
@@ -177,6 +180,7 @@ class Judge:
         self._stamp = stamp or {"trust": "local"}
         self._span = span
         self._exceptions = exceptions or {}
+        self._enrich = enrich
 
     @property
     def fields(self) -> frozenset[str]:
@@ -253,6 +257,8 @@ class Judge:
             finding, id, source, tenant=self._tenant, stream=self._stream, as_of=as_of, partial=partial
         )
         body["vedette"] |= self._stamp
+        if self._enrich is not None:
+            self._enrich(body, as_of)
         return body
 
     def _id(self, finding: Finding, source: Mapping[str, Any]) -> str:

@@ -108,6 +108,31 @@ class ExceptionConfig(_Section):
         return rule
 
 
+class EnrichmentConfig(_Section):
+    """A table whose rows are added to the alerts about what it lists."""
+
+    path: str
+    """A CSV file with a header, or NDJSON (`.ndjson`); relative to the configuration's own folder."""
+    digest: Digest
+    """Digest of the file: nothing else than this is used."""
+    key: Line
+    """The column that says what a row is about."""
+    match: list[Line] = Field(min_length=1, max_length=32)
+    """The ECS fields whose values are looked up."""
+    set: dict[Line, Line] = {}
+    """Which ECS field a column goes to, where the event says nothing itself; ``.x`` is one beside the matched field."""
+    tags: list[Line] = []
+    """Tags for an alert about something listed."""
+    networks: bool = False
+    """Keys are networks or addresses; the smallest network counts."""
+    indicators: bool = False
+    """What is listed is a sign of an attack: rows go to `threat.enrichments`."""
+    made: Instant | None = None
+    """When the table was made."""
+    max_age_days: int | None = Field(default=None, ge=1, le=36_500)
+    """How old it may be: each alert says which tables are older."""
+
+
 class DeadLettersConfig(_Section):
     max_bytes: int = Field(default=1 << 30, ge=0)
 
@@ -179,6 +204,7 @@ class Configuration(_Section):
     streams: dict[Name, StreamConfig] = Field(min_length=1)
     models: dict[Name, ModelConfig] = {}
     alerts: AlertsConfig = AlertsConfig()
+    enrichments: dict[Name, EnrichmentConfig] = {}
     exceptions: list[ExceptionConfig] = Field(default=[], max_length=1000)
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     audit: AuditConfig = AuditConfig()

@@ -112,6 +112,8 @@ ALERT = Layout(
         "event.risk_score_norm": "float",
         **dict.fromkeys(("rule.id", "rule.name"), "keyword"),
         "vedette.entity": "flattened",
+        "vedette.enrichment.row": "flattened",
+        "vedette.enrichment.made": "date",
         **dict.fromkeys(
             (
                 "vedette.trust",
@@ -134,6 +136,11 @@ ALERT = Layout(
                 "vedette.evidence.records.source",
                 "vedette.evidence.records.path",
                 "vedette.evidence.records.key",
+                "vedette.enrichment.table",
+                "vedette.enrichment.digest",
+                "vedette.enrichment.field",
+                "vedette.enrichment.value",
+                "vedette.enrichment_stale",
             ),
             "keyword",
         ),
@@ -155,6 +162,7 @@ ALERT = Layout(
                 "vedette.configuration.revision",
                 "vedette.evidence.count",
                 "vedette.evidence.total",
+                "vedette.enrichment_cut",
             ),
             "long",
         ),
