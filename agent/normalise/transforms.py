@@ -35,6 +35,10 @@ def _basename(raw: str) -> str | None:
     return ntpath.basename(raw) or None
 
 
+def _before_colon(raw: str) -> str | None:
+    return raw.partition(":")[0] or None
+
+
 def _directory(raw: str) -> str | None:
     return ntpath.dirname(raw) or None
 
@@ -93,6 +97,17 @@ def _url_domain(raw: str) -> str | None:
     """The host of a whole URL, without user and port."""
     found = _WHOLE_URL.match(raw)
     return found[2].rpartition("@")[2].partition(":")[0].lower() or None if found else None
+
+
+def _decoded(raw: str) -> str:
+    """A text in which a URL's escapes stood for blanks and other signs."""
+    return unquote(raw)
+
+
+def _url_port(raw: str) -> int | None:
+    """The port that a whole URL names."""
+    found = _WHOLE_URL.match(raw)
+    return _endpoint_port(found[2].rpartition("@")[2]) if found else None
 
 
 def _stem(raw: str) -> str | None:
@@ -234,6 +249,14 @@ def _first(raw: Any) -> Any:
     return raw[0] if isinstance(raw, list) and raw else None
 
 
+def _tcp_flags(raw: Any) -> list[str]:
+    """The names of the flags that are set in a number."""
+    number = _integer(raw)
+    return [
+        name for bit, name in enumerate(("fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr")) if number >> bit & 1
+    ]
+
+
 def _undotted(raw: Any) -> Any:
     """A name of DNS, or a list of them, without the dot of the root at the end."""
     if isinstance(raw, list):
@@ -285,8 +308,10 @@ PLAIN: Mapping[str, Transform] = {
     "answer_types": wintexts.answer_types,
     "answers": wintexts.answers,
     "arguments": wintexts.arguments,
+    "before_colon": _before_colon,
     "basename": _basename,
     "count": len,
+    "decoded": _decoded,
     "directory": _directory,
     "domain": _domain,
     "email": _email,
@@ -321,6 +346,7 @@ PLAIN: Mapping[str, Transform] = {
     "subdomain": wintexts.subdomain,
     "syslog_severity": _syslog_severity,
     "time": _time,
+    "tcp_flags": _tcp_flags,
     "top_level_domain": wintexts.top_level_domain,
     "undotted": _undotted,
     "unzoned": _unzoned,
@@ -328,6 +354,7 @@ PLAIN: Mapping[str, Transform] = {
     "url": _url,
     "url_extension": _url_extension,
     "url_path": _url_path,
+    "url_port": _url_port,
     "url_query": _url_query,
     "url_scheme": _url_scheme,
     "written": _written,
@@ -371,6 +398,14 @@ def _under(raw: tuple[Any, ...]) -> str | None:
     if not folder or not name:
         return folder or name or None
     return folder.rstrip("\\/") + ("/" if "/" in folder else "\\") + name
+
+
+def _whole_url(raw: tuple[Any, ...]) -> str | None:
+    """Scheme, host, path and query as one URL; a query of ``-`` is none."""
+    scheme, host, path, query = (str(part or "") for part in raw)
+    if not scheme or not host:
+        return None
+    return f"{scheme}://{host}{path}" + (f"?{query}" if query not in {"", "-"} else "")
 
 
 def community_id(transport: str | None) -> Transform:
@@ -434,6 +469,7 @@ JOINT: Mapping[str, Transform] = {
     "total": _total,
     "under": _under,
     "unzoned": _unzoned_unless,
+    "whole_url": _whole_url,
 }
 """Transforms of several native fields: each gets a tuple, None where a field is not there."""
 
@@ -542,6 +578,33 @@ def answered(part: str) -> Transform:
 _RECORD = ("name", "ttl", "class", "type", "data")
 
 
+def arn(number: str) -> Transform:
+    """Return the transform that picks one of the parts of an ARN, ``arn:aws:service:region:account:rest``; 1 to 6."""
+    place = int(number) - 1
+    if not 0 <= place < 6:
+        raise ValueError("an ARN has parts 1 to 6")
+    return lambda raw: (raw.split(":", 5)[place : place + 1] or [None])[0] or None
+
+
+def kubernetes(part: str) -> Transform:
+    """Return the transform that picks version, namespace, type or name of ``group/v1/namespaces/N/pods/name``."""
+    if part not in {"version", "namespace", "type", "name"}:
+        raise ValueError("a path of Kubernetes has version, namespace, type and name")
+
+    def pick(raw: str) -> str | None:
+        _, version, *rest = [*raw.split("/"), ""][:7]
+        if not version.startswith("v"):
+            return None
+        found = {"version": version}
+        if rest[:1] == ["namespaces"] and len(rest) > 3:
+            found["namespace"] = rest[1]
+            del rest[:2]
+        found |= zip(("type", "name"), rest, strict=False)
+        return found.get(part) or None
+
+    return pick
+
+
 def word(number: str) -> Transform:
     """Return the transform that picks one of the words of a text; the first is 1."""
     place = int(number) - 1
@@ -553,9 +616,11 @@ def word(number: str) -> Transform:
 WITH_ARGUMENT: Mapping[str, tuple[str, Callable[[str], Transform]]] = {
     "after": ("NAME", after),
     "answered": ("PART", answered),
+    "arn": ("NUMBER", arn),
     "constant": ("VALUE", constant),
     "distinguished": ("PART", distinguished),
     "hash": ("ALGORITHM", hash_of),
+    "kubernetes": ("PART", kubernetes),
     "line": ("KEY", wintexts.line_of),
     "word": ("NUMBER", word),
 }

@@ -12,7 +12,7 @@ from agent.normalise.clock import parse as parse_time
 from agent.normalise.clock import to_text
 from agent.normalise.lines import line_reader
 from agent.normalise.mapping import parse
-from agent.normalise.transforms import JOINT, PLAIN
+from agent.normalise.transforms import JOINT, PLAIN, answered, arn, community_id, kubernetes
 
 AS_OF = parse_time("2024-05-01T12:00:00Z")
 
@@ -31,12 +31,86 @@ AS_OF = parse_time("2024-05-01T12:00:00Z")
         ("url_domain", "/a", None),
         ("url_path", "https://example.com/a%20b?c", "/a b"),
         ("url_path", "https://example.com", None),
+        ("url_port", "https://example.com:8443/a", 8443),
+        ("url_port", "https://example.com/a:1", None),
         ("url_scheme", "HTTPS://example.com/", "https"),
         ("url_scheme", "/a://b", None),
+        ("before_colon", "Trojan:EC2/Drop:1", "Trojan"),
+        ("before_colon", ":1", None),
+        ("tcp_flags", "18", ["syn", "ack"]),
+        ("tcp_flags", 0, []),
+        ("undotted", "www.example.com.", "www.example.com"),
+        ("undotted", ["a.", "b"], ["a", "b"]),
+        ("undotted", ".", None),
+        ("decoded", "a%20b%2", "a b%2"),
     ],
 )
 def test_transforms(name: str, raw: Any, expected: Any) -> None:
     assert PLAIN[name](raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [("3", "wafv2"), ("4", "eu-west-1"), ("5", "1234"), ("6", "regional/webacl/a:b")]
+)
+def test_parts_of_arns(number: str, expected: str) -> None:
+    """The last part of an ARN keeps its own colons; a text that is shorter has no such part."""
+    assert arn(number)("arn:aws:wafv2:eu-west-1:1234:regional/webacl/a:b") == expected
+    assert arn(number)("arn:aws") is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("https", "a.example", "/b", "c=1"), "https://a.example/b?c=1"),
+        (("http", "a.example", "/b", "-"), "http://a.example/b"),
+        (("http", "a.example", None, None), "http://a.example"),
+        ((None, "a.example", "/b", "c"), None),
+    ],
+)
+def test_urls_of_their_parts(parts: tuple[str | None, ...], expected: str | None) -> None:
+    assert JOINT["whole_url"](parts) == expected
+
+
+def test_an_arn_has_six_parts() -> None:
+    """A mapping that asks for a seventh is refused when it is read."""
+    with pytest.raises(ValueError, match="parts 1 to 6"):
+        arn("7")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("core/v1/nodes", ("v1", None, "nodes", None)),
+        ("core/v1/nodes/n-1", ("v1", None, "nodes", "n-1")),
+        ("core/v1/namespaces/shop", ("v1", None, "namespaces", "shop")),
+        ("apps/v1/namespaces/shop/deployments", ("v1", "shop", "deployments", None)),
+        ("apps/v1/namespaces/shop/pods/p/exec", ("v1", "shop", "pods", "p")),
+        ("api/v1", ("v1", None, None, None)),
+        ("readyz", (None, None, None, None)),
+        ("", (None, None, None, None)),
+    ],
+)
+def test_paths_of_kubernetes(path: str, expected: tuple[str | None, ...]) -> None:
+    assert tuple(kubernetes(part)(path) for part in ("version", "namespace", "type", "name")) == expected
+
+
+def test_lines_of_a_zone_file() -> None:
+    """Each whole line gives its part; one cut off before its data gives none."""
+    text = 'a.example.\t300\tIN\ttxt\t"one\ttwo"\na.example.\t300\tIN\ttxt...'
+    assert {part: answered(part)(text) for part in ("name", "ttl", "class", "type", "data")} == {
+        "name": ["a.example."],
+        "ttl": ["300"],
+        "class": ["IN"],
+        "type": ["TXT"],
+        "data": ['"one\ttwo"'],
+    }
+
+
+def test_flow_hashes_of_numbered_transports() -> None:
+    """A number is as good as a name, but not for ICMP, whose type and code such logs write as port 0."""
+    flow = ("192.0.2.1", 4000, "198.51.100.2", 53)
+    assert community_id(None)((*flow, "17")) == community_id("udp")(flow)
+    assert community_id(None)(("192.0.2.1", 0, "198.51.100.2", 0, "1")) is None
 
 
 @pytest.mark.parametrize(("name", "raw"), [("mac", "00:0c"), ("mac", "a name"), ("time", "soon"), ("elapsed", "long")])
