@@ -45,6 +45,7 @@ _DATED = tuple(
         rf"(?P<day>\d{{1,2}})[/-](?P<month>[A-Za-z]{{3}})[/-](?P<year>\d{{4}})[: ]{_CLOCK} ?(?P<zone>[+-]\d{{4}})?$",
         rf"(?P<year>\d{{4}})/(?P<month>\d{{2}})/(?P<day>\d{{2}}) {_CLOCK}$",
         rf"(?P<year>\d{{4}}|\d{{2}})-?(?P<month>\d{{2}})-?(?P<day>\d{{2}}) +{_CLOCK}$",
+        rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}}) {_CLOCK}$",
     )
 )
 """Matched against texts of at most `_LONGEST` characters."""
@@ -109,9 +110,9 @@ def parse(raw: Any) -> Timestamp:
 
     Read are ISO 8601, ``Jan 17 2020 08:52:10`` of CEF, ``Mon Jan 17 08:52:10 2020`` of C, web servers'
     ``17/Jan/2020:08:52:10 +0100``, ``17-Jan-2020 08:52:10`` of BIND, ``2020/01/17 08:52:10``,
-    ``2020-01-17 08:52:10 CET`` and ``200117  8:52:10`` (years from 1970 to 2069), and a number since 1970: seconds,
-    milliseconds, microseconds or nanoseconds by its size, in a text with 10, 13, 16 or 19 digits; and what `localised`
-    returns.
+    ``17.1.2020 08:52:10``, ``2020-01-17 08:52:10 CET`` and ``200117  8:52:10`` (years from 1970 to 2069), and a number
+    since 1970: seconds, milliseconds, microseconds or nanoseconds by its size, in a text with 10, 13, 16 or 19 digits;
+    and what `localised` returns.
     """
     if isinstance(raw, dict):
         raw = raw.get("#text")

@@ -256,10 +256,19 @@ def _key(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
+def _month_first(text: str) -> Mapping[str, Any]:
+    """Return the ``time`` of ``3/9/2026 1:05:09 PM`` in ISO form: of its own, since elsewhere the day comes first."""
+    date, clock, half = text.split(" ")
+    month, day, year = date.split("/")
+    hour, _, rest = clock.partition(":")
+    return {"time": f"{year}-{month:>02}-{day:>02}T{int(hour) % 12 + 12 * (half == 'PM'):02}:{rest}"}
+
+
 PAYLOADS: Mapping[str, Payload] = {
     "audit": _audit,
     "cef": _cef,
     "leef": _leef,
+    "month_first": _month_first,
     "packet": _packet,
     "pairs": _pairs,
     "structured": _structured,

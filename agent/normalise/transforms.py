@@ -264,6 +264,19 @@ def _undotted(raw: Any) -> Any:
     return str(raw).removesuffix(".") or None
 
 
+def _labels(raw: str) -> str:
+    """A name of DNS written as labels with their lengths, ``(3)www(7)example(0)``, as one with dots."""
+    labels, place = [], 0
+    while place < len(raw):
+        begin = raw.index(")", place) + 1
+        end = begin + int(raw[place + 1 : begin - 1])
+        if raw[place] != "(" or not begin <= end <= len(raw):
+            raise ValueError("not labels with their lengths")
+        labels.append(raw[begin:end])
+        place = end
+    return ".".join(filter(None, labels)) or "."
+
+
 def _email(raw: str) -> str | None:
     """A text that is an address of mail."""
     return raw if _EMAIL.match(raw) else None
@@ -328,6 +341,7 @@ PLAIN: Mapping[str, Transform] = {
     "integers": _integers,
     "ip": _ip,
     "ip_version": _ip_version,
+    "labels": _labels,
     "lines": _lines,
     "list": _listed,
     "lower": str.lower,

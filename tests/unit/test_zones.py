@@ -108,6 +108,7 @@ def test_many_times_at_once_are_read_as_one_is(at: str, place: str) -> None:
         ("2024-07-09 10:00:00 +0530", "2024-07-09T04:30:00Z"),
         ("2024-07-09 10:00:00 GMT", "2024-07-09T10:00:00Z"),
         ("09-Jul-2024 10:00:00.250", "2024-07-09T10:00:00.25Z"),
+        ("9.7.2024 10:00:00", "2024-07-09T10:00:00Z"),
     ],
 )
 def test_short_names_of_zones_and_times_of_bind(text: str, time: str) -> None:
