@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -181,6 +181,115 @@ def export(
                 writer = csv.writer(out)
                 writer.writerow(CSV_COLUMNS)
                 writer.writerows([cell(value) for value in csv_row(alert)] for alert in found)
+
+
+Since = Annotated[str, typer.Option("--since", help="How far back: 12h, 7d, 4w.")]
+
+
+@app.command()
+def risk(
+    data: Data = DATA,
+    since: Since = "30d",
+    half_life: Annotated[str, typer.Option("--half-life", help="In which an alert loses half of its weight.")] = "7d",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many, the highest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List hosts, users and addresses by the risk that alerts about them come to, 0 to 100.
+
+    Old alerts weigh less, many small ones do not outweigh a grave one, and what was found false or benign counts for
+    nothing.
+
+    Example: vedette alerts risk --since 7d
+    """
+    from agent.alerting.incidents import risks
+    from agent.cli.terminal import print_json, say, table
+    from agent.store import Reader
+    from agent.store.sqlite import clock
+
+    now = clock()
+    with Reader(data) as reader:
+        found = risks(reader.alerts(since=now - _duration(since)), now, _duration(half_life))[:limit]
+    if as_json:
+        print_json({"field": one.entity[0], "value": one.entity[1], "score": round(one.score, 1), "alerts": one.alerts,
+                    "last": iso(one.last), "rules": list(one.rules)} for one in found)  # fmt: skip
+        return
+    if not found:
+        say("no alerts", "dim")
+        return
+    table(
+        ("risk>", "entity", "alerts>", "last (UTC)", "most of it by"),
+        (
+            (f"{one.score:.0f}", " ".join(one.entity), one.alerts, _minute(one.last), "; ".join(one.rules))
+            for one in found
+        ),
+    )
+
+
+@app.command("incidents")
+def incidents_(
+    data: Data = DATA,
+    since: Since = "30d",
+    gap: Annotated[str, typer.Option("--gap", help="How far apart alerts about one entity may lie.")] = "1h",
+    min_level: MinLevel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Group alerts that share a host, user or address within a time, and show each group as one incident.
+
+    The incident's level is that of its gravest alert. What was found false or benign is left out.
+
+    Example: vedette alerts incidents --since 7d --min-level high
+    """
+    from agent.alerting.incidents import incidents
+    from agent.cli.terminal import print_json, say, table
+    from agent.store import Reader
+    from agent.store.sqlite import clock
+
+    levels = [one.value for one in Level]
+    with Reader(data) as reader:
+        found = incidents(list(reader.alerts(since=clock() - _duration(since))), _duration(gap), levels)
+    least = levels.index(min_level.value) if min_level else 0
+    found = [one for one in found if levels.index(one.level) >= least]
+    if as_json:
+        print_json({"id": one.id, "start": iso(one.start), "end": iso(one.end), "level": one.level,
+                    "entities": [{"field": name, "value": value} for name, value in one.entities],
+                    "alerts": list(one.alerts), "rules": list(one.rules), "techniques": list(one.techniques)}
+                   for one in found)  # fmt: skip
+        return
+    if not found:
+        say("no incidents", "dim")
+        return
+    table(
+        ("from (UTC)", "to", "level", "alerts>", "about", "what", "first alert"),
+        (
+            (
+                _minute(one.start),
+                _minute(one.end),
+                one.level,
+                len(one.alerts),
+                _few([value for _, value in one.entities]),
+                _few(one.rules),
+                one.id[:8],
+            )
+            for one in found
+        ),
+    )
+
+
+def _duration(text: str) -> int:
+    from agent.detect.windows import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _minute(time: int) -> str:
+    return iso(time)[:16].replace("T", " ")
+
+
+def _few(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
 
 
 _WHERE = 24
