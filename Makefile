@@ -15,7 +15,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-servers lint agreement evaluate bench bench-normalise kill-points exactness saved-objects schema lock observability soak install uninstall \
+.PHONY: help demo test test-servers lint agreement evaluate parity bench bench-normalise kill-points exactness saved-objects schema lock observability soak install uninstall \
 	deb rpm sbom container clean
 
 help: ## show this list
@@ -62,6 +62,9 @@ agreement: $(VENV)/dev ## our documents beside those of Elastic's integrations, 
 
 evaluate: $(VENV)/dev ## what is caught and what is loud, on real logs (VEDETTE_TEST_DATA)
 	$(BIN)/python -m tests.bench.evaluate --json tests/results/evaluate.json --docs docs/evaluation.md
+
+parity: $(VENV)/dev ## every SigmaHQ rule on every real record beside a plain reading and four other tools (VEDETTE_TEST_DATA)
+	$(BIN)/python -m tests.bench.parity --json tests/results/parity.json
 
 bench-normalise: $(VENV)/dev ## records a second from native to ECS, product by product (VEDETTE_TEST_DATA)
 	$(BIN)/python -m tests.bench.bench_normalise --json tests/results/bench-normalise.json

@@ -32,8 +32,9 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
     ``digest`` names the content that must lie there (`plan` prints it), ``pack`` the signed pack that it must be
     ('vedette rules sign'): a signed configuration names one of them for rules of its own. ``min_level`` leaves out what
     is less grave, ``status`` all but the named ones, ``exclude`` single rules by id; a rule that a correlation takes is
-    still read for it. ``max_groups`` bounds what correlations keep. Rules that cannot run do not stop the others:
-    `plan` names them.
+    still read for it. ``max_groups`` bounds what correlations keep. ``pipeline`` names files with pySigma's processing
+    pipelines, which are read as if they lay beside the rules: they are part of the digest. Rules that cannot run do not
+    stop the others: `plan` names them.
     """
     known = {
         "path": str,
@@ -43,6 +44,7 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
         "status": list,
         "exclude": list,
         "max_groups": int,
+        "pipeline": list,
     }
     for name, value in options.items():
         if name not in known:
@@ -53,13 +55,18 @@ def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetec
         raise ConfigError(f"detector {id}: digest must be sha256: and 64 hex digits, got {options['digest']!r}")
     if "digest" in options and "pack" in options:
         raise ConfigError(f"detector {id}: digest or pack: one of them says what must lie there")
+    if "pack" in options and "pipeline" in options:
+        raise ConfigError(f"detector {id}: the pack's signature does not cover the pipeline: put it into the pack")
+    if not all(isinstance(one, str) for one in options.get("pipeline", ())):
+        raise ConfigError(f"detector {id}: pipeline must list files, got {options['pipeline']!r}")
     if "path" not in options:
         raise ConfigError(f"detector {id}: option path is missing: where are the rules?")
     if not 0 < options.get("max_groups", MOST_GROUPS) <= 10_000_000:
         raise ConfigError(f"detector {id}: max_groups must be 1 to 10000000, got {options['max_groups']!r}")
     if options.get("min_level", LEVELS[0]) not in LEVELS:
         raise ConfigError(f"detector {id}: min_level must be one of {', '.join(LEVELS)}, got {options['min_level']!r}")
-    return SigmaDetector(id, load(place(options["path"]), cache, options.get("digest", "")), options)
+    pipelines = [Path(one) for one in options.get("pipeline", ())]
+    return SigmaDetector(id, load(place(options["path"]), cache, options.get("digest", ""), pipelines), options)
 
 
 def place(path: str) -> Path:
@@ -89,7 +96,8 @@ class SigmaDetector:
 
     def __init__(self, id: str, collection: Collection, options: Mapping[str, Any]) -> None:
         self.id = id
-        self.unpinned = "" if options.get("path") == "builtin" or options.get("digest") else collection.content
+        ours = options.get("path") == "builtin" and not options.get("pipeline")
+        self.unpinned = "" if ours or options.get("digest") else collection.content
         self.pack: str = options.get("pack", "")
         self.place = place(options.get("path", ""))
         self._collection = collection
@@ -207,6 +215,7 @@ class SigmaDetector:
             "left_out": {reason: number for reason, number in self._left_out.items() if reason},
             "refused": list(self._collection.refused),
             "remarks": list(self._collection.remarks),
+            "filters": dict(self._collection.filters),
             "correlations": self._correlator.plan() if self._correlator else [],
             "unfed": {"rules": sum(unfed.values()), "log_sources": dict(unfed.most_common())},
             "atoms": sum(len(leaf[3]) for rule in rules for leaf in leaves(rule.condition)),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-_LIMIT = 8_192
-"""Records a fetch: enough rows a kind for columns to pay, few enough to keep memory low."""
+if TYPE_CHECKING:
+    from agent.ports import Detector, Source
+
 _TOP = 10
 
 
@@ -35,18 +35,15 @@ def command(
       vedette scan Security.evtx --rules rules/ --min-level high --json > alerts.ndjson
     """
     from rules.detector import build
+    from rules.running import cache, log_source
 
     gc.set_threshold(1_000_000, 50, 50)  # compiled rules live to the end; events hold no cycles, counting frees them
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        from agent.errors import ConfigError
-
-        raise ConfigError(f"no such file or folder: {', '.join(missing)}")
-    detector = build("sigma", {"path": str(rules), "min_level": min_level}, _cache())
+    source = log_source(paths)
+    detector = build("sigma", {"path": str(rules), "min_level": min_level}, cache())
     summary = _Summary(detector.plan())
     show = _print_json if as_json else _print_line
     progress = _Progress()
-    for document in _alerts([str(path) for path in paths], detector, summary, progress):
+    for document in _alerts(source, detector, summary, progress):
         progress.clear()
         show(document)
     progress.clear()
@@ -57,42 +54,18 @@ def command(
         raise typer.Exit(1)
 
 
-def _cache() -> Path:
-    """Return the user's cache folder: compiled rules are kept there by content."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vedette"
-
-
-def _alerts(paths: list[str], detector: Any, summary: _Summary, progress: _Progress) -> Iterator[Mapping[str, Any]]:
+def _alerts(source: Source, detector: Detector, summary: _Summary, progress: _Progress) -> Iterator[Mapping[str, Any]]:
     """Yield the alert document of each match, in reading order."""
-    from agent import plugins
-    from agent.alerting import Judge
-    from agent.pipeline import Pipeline
-    from agent.state import State
+    from rules.running import Runner, fetches
 
-    build = plugins.connector("files").source
-    assert build is not None
-    source = build("scan", {"paths": paths})
-    pipeline = Pipeline([detector])
-    judge = Judge(pipeline.normaliser, tenant="default", stream="scan", cap=None)
-    state, cursor = State(), None
-    source.open(frozenset())
-    try:
-        while len(records := source.fetch(cursor, _LIMIT)):
-            cursor = records.cursor
-            transaction = state.transaction()
-            found = pipeline.evaluate(records, transaction)
-            transaction.changes()
-            transaction.apply()
-            alerts = judge.judge(
-                found.findings, (), found.batch, transaction.view("scan"), source.full, found.watermark
-            )
-            summary.add(len(records), len(found.dead), found.filtered, alerts)
-            progress.show(summary.events, summary.matches)
-            for alert in alerts:
-                yield alert.document
-    finally:
-        summary.notes(source)
-        source.close()
+    runner = Runner(detector)
+    for records in fetches(source):
+        step = runner.step(records, source)
+        summary.add(len(records), len(step.evaluation.dead), step.evaluation.filtered, step.alerts)
+        progress.show(summary.events, summary.matches)
+        for alert in step.alerts:
+            yield alert.document
+    summary.notes(source)
 
 
 @dataclass
@@ -112,7 +85,7 @@ class _Summary:
     def matches(self) -> int:
         return self.levels.total()
 
-    def add(self, events: int, quarantined: int, filtered: Mapping[str, int], alerts: list[Any]) -> None:
+    def add(self, events: int, quarantined: int, filtered: Mapping[str, int], alerts: Sequence[Any]) -> None:
         self.events += events
         self.quarantined += quarantined
         self.filtered.update(filtered)

@@ -64,7 +64,7 @@ def rule_text(detection: str, logsource: str = "{product: windows, category: pro
 
 def compiled(*texts: str) -> Collection:
     """Return the rules of *texts*, each a file ``N.yml``."""
-    return compile_files((f"{number}.yml", text.encode()) for number, text in enumerate(texts))
+    return compile_files([(f"{number}.yml", text.encode()) for number, text in enumerate(texts)])
 
 
 def engine(*texts: str) -> Engine:

@@ -179,6 +179,7 @@ def _print_next(folder: Path, bootstrap: Path, alerts: list[dict[str, Any]]) -> 
     worst = min(alerts, key=lambda alert: _ORDER.index(alert["level"]), default=None)
     say("\nwhat to try next", "bold")
     say(f"  {vedette} alerts list --data {data} --min-level high")
+    say(f"  {vedette} alerts incidents --data {data}        (what belongs together)")
     if worst is not None:
         say(f"  {vedette} alerts show {worst['id'][:8]} --data {data}")
         say(f"  {vedette} audit prove {worst['id'][:8]} --data {data}        (why it fired, and who allowed it)")

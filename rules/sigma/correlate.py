@@ -708,7 +708,7 @@ class _Run:
     def sweep(self, watermark: Timestamp) -> None:
         """Drop what no event can reach any more, and what belongs to correlations that are gone; all is flushed."""
         plans = {plan.key: plan for plan in self.plans}
-        for key, data in list(self.state.items()):
+        for key, data in self.state.items():
             if not key.startswith("["):
                 continue
             plan = plans.get(str(decode_key(key)[0]))

@@ -28,6 +28,7 @@ Expression: TypeAlias = list[Any]
 """``["rule", number]``, ``["and", [...]]``, ``["or", [...]]`` or ``["not", x]`` over the numbers of the rules."""
 
 _OPERATORS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<=", "eq": "=", "neq": "!="}
+_WORDS = {">": "more than", ">=": "at least", "<": "fewer than", "<=": "at most", "=": "exactly", "!=": "other than"}
 _MEASURES = frozenset(["value_sum", "value_avg", "value_percentile", "value_median"])
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "M": 2_629_746, "y": 31_556_952}
 _LONGEST_S = 366 * _UNITS["d"]
@@ -98,11 +99,18 @@ class Correlation:
         """The condition in words, without the time span."""
         if self.expression:
             return _phrase(self.expression, self.rules)
-        bounds = " and ".join(f"{operator} {bound:g}" for operator, bound in self.bounds)
-        what = {"event_count": "events", "value_count": "distinct values of " + ", ".join(self.values),
-                "temporal": "of the rules", "temporal_ordered": "of the rules, in order",
-                "value_percentile": f"percentile {self.percentile:g} of " + ", ".join(self.values)}  # fmt: skip
-        return f"{what.get(self.type, self.type.removeprefix('value_') + ' of ' + ', '.join(self.values))} {bounds}"
+        if self.type == "temporal_ordered":
+            return f"all {len(self.rules)} rules in this order"
+        bounds = " and ".join(f"{_WORDS[operator]} {bound:g}" for operator, bound in self.bounds)
+        counted = {
+            "event_count": "events",
+            "temporal": f"of {len(self.rules)} rules",
+            "value_count": f"values of {', '.join(self.values)}",
+        }
+        if self.type in counted:
+            return f"{bounds} {counted[self.type]}"
+        measure = f"percentile {self.percentile:g}" if self.percentile else self.type.removeprefix("value_")
+        return f"{measure} of {self.values[0]} {bounds}"
 
 
 def _is_least(bounds: Sequence[tuple[str, float]]) -> bool:

@@ -1,18 +1,20 @@
 """YAML documents of a rule collection: a file, a folder, a tar or a zip archive, nothing unpacked to disk.
 
-Archives are bounded in members and bytes; what cannot be read as YAML is returned as a refusal, ``file:line: reason``.
+Archives are bounded in members and bytes; what cannot be read as YAML is returned as a refusal,
+``file:line:column: reason``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +27,20 @@ MAX_FILE = 1 << 20
 MAX_TOTAL = 1 << 28
 MAX_FILES = 100_000
 MAX_NODES = 50_000
+MAX_DEPTH = 64
+_LONGEST_NUMBER = 400
 _SUFFIXES = (".yml", ".yaml")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One mapping of a YAML stream and where it begins; *text* is the file that holds it."""
+    """One mapping of a YAML stream with its first and last line; *text* is the file that holds it."""
 
     path: str
     line: int
     data: dict[str, Any]
     text: str
+    last: int
 
     def place(self, needle: str = "") -> str:
         """Return ``file:line`` of *needle* inside the document, of its first line where it is not found."""
@@ -43,6 +48,15 @@ class Document:
             if needle in line:
                 return f"{self.path}:{number}"
         return f"{self.path}:{self.line}"
+
+    def spot(self, needle: str = "") -> str:
+        """Return ``file:line:column`` of *needle*, best where it stands alone; of the beginning if it is not found."""
+        lines = self.text.splitlines()[self.line - 1 : self.last] if needle else []
+        for pattern in (rf"(?<!\w){re.escape(needle)}(?!\w)", re.escape(needle)):
+            for number, line in enumerate(lines, self.line):
+                if found := re.search(pattern, line):
+                    return f"{self.path}:{number}:{found.start() + 1}"
+        return f"{self.path}:{self.line}:1"
 
 
 Files = list[tuple[str, bytes]]
@@ -130,16 +144,29 @@ def _bounded(path: Path, members: Iterable[tuple[str, int, Any]]) -> Files:
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML that refuses a key given twice: one of the two selections would be lost."""
+    """YAML that refuses a key given twice (one of two selections would be lost) and what grows without bounds."""
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        if len(node.value) > _LONGEST_NUMBER:
+            problem = f"a number may have at most {_LONGEST_NUMBER} digits; write it in quotes to make it a text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                problem = "merge keys (<<) are not read; write out what they stand for"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             name = self.construct_object(key, deep=True)
             if name in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {name!r} is given twice", problem_mark=key.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 def parse_documents(name: str, content: bytes, refused: list[str]) -> list[Document]:
@@ -148,10 +175,11 @@ def parse_documents(name: str, content: bytes, refused: list[str]) -> list[Docum
         text = content.decode("utf-8-sig")
         return list(_apply_actions(_parse(name, text)))
     except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        refused.append(f"{name}:{line}: not valid YAML: {error.problem}")
+        mark = error.problem_mark
+        place = f"{mark.line + 1}:{mark.column + 1}" if mark else "1:1"
+        refused.append(f"{name}:{place}: not valid YAML: {error.problem}")
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
-        refused.append(f"{name}:1: not valid YAML: {type(error).__name__}: {error}")
+        refused.append(f"{name}:1:1: not valid YAML: {type(error).__name__}: {error}")
     return []
 
 
@@ -167,21 +195,23 @@ def _parse(name: str, text: str) -> Iterator[Document]:
                 continue
             if not isinstance(data, dict):
                 raise yaml.MarkedYAMLError(problem="a rule is a mapping", problem_mark=node.start_mark)
-            _check_size(data)
-            yield Document(name, line, data, text)
+            _check_size(data, node)
+            yield Document(name, line, data, text, node.end_mark.line + 1)
     finally:
         loader.dispose()
 
 
-def _check_size(data: Any) -> None:
+def _check_size(data: Any, node: yaml.Node) -> None:
     """Walk *data* as the tree it stands for, so that a few aliases cannot stand for billions of nodes."""
-    waiting, seen = [data], 0
+    waiting, seen = [(data, 1)], 0
     while waiting:
-        node = waiting.pop()
+        one, depth = waiting.pop()
         seen += 1
-        if seen > MAX_NODES:
-            raise ValueError(f"more than {MAX_NODES} nodes")
-        waiting.extend(node.values() if isinstance(node, dict) else node if isinstance(node, list) else ())
+        if seen > MAX_NODES or depth > MAX_DEPTH:
+            problem = f"more than {MAX_NODES} nodes" if seen > MAX_NODES else f"nested more than {MAX_DEPTH} deep"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        waiting.extend((each, depth + 1) for each in inner)
 
 
 def _apply_actions(documents: Iterable[Document]) -> Iterator[Document]:
@@ -203,7 +233,7 @@ def _apply_actions(documents: Iterable[Document]) -> Iterator[Document]:
             case other:
                 raise ValueError(f"unknown action {other!r}")
         previous = data
-        yield Document(document.path, document.line, data, document.text)
+        yield replace(document, data=data)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

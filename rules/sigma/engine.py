@@ -329,16 +329,20 @@ class _Not(_Node):
 
 
 class _Compare(_Node):
-    """Two columns of one row against each other."""
+    """Two columns of one row against each other; what is *constant* in the kind is in no column."""
 
-    def __init__(self, operator: str, left: str, rights: list[str]) -> None:
+    def __init__(self, operator: str, left: str, rights: list[str], constant: Mapping[str, Value]) -> None:
         self.operator = operator.removeprefix("field ")
         self.left = left
         self.rights = rights
+        self.constant = constant
 
     def holds(self, view: _View, row: int) -> bool:
-        left = view.value(self.left, row)
-        return any(compare_fields(self.operator, left, view.value(right, row)) for right in self.rights)
+        left = self._value(view, self.left, row)
+        return any(compare_fields(self.operator, left, self._value(view, right, row)) for right in self.rights)
+
+    def _value(self, view: _View, name: str, row: int) -> Value | None:
+        return self.constant[name] if name in self.constant else view.value(name, row)
 
     def select(self, view: _View, rows: _Rows) -> _Rows:
         kept: _Rows = rows[np.array([self.holds(view, row) for row in rows.tolist()], dtype=bool)]
@@ -353,20 +357,23 @@ class _Always(_Node):
         return rows
 
 
-def _build(condition: Bound) -> _Node:
-    """Return the tree of a bound condition; parts that look at one column only become one leaf."""
+def _build(condition: Bound, constant: Mapping[str, Value]) -> _Node:
+    """Return the tree of a bound condition; parts that look at one column only become one leaf.
+
+    *constant* is what the kind has that is in no column.
+    """
     match condition:
         case bool():
             return _Always()
         case ["is", name, operator, arguments] if operator.startswith("field "):
-            return _Compare(operator, name, arguments)
+            return _Compare(operator, name, arguments, constant)
         case ["is", name, operator, arguments]:
             return _Leaf(name, partial(predicate, operator, arguments))
         case ["not", inner]:
-            node = _build(inner)
+            node = _build(inner, constant)
             return _Leaf(node.column, partial(_negate, node.make)) if isinstance(node, _Leaf) else _Not(node)
     way, parts = condition
-    nodes = _join_leaves(way, [_build(part) for part in parts])
+    nodes = _join_leaves(way, [_build(part, constant) for part in parts])
     return nodes[0] if len(nodes) == 1 else _All(nodes) if way == "and" else _Any(nodes)
 
 
@@ -606,6 +613,7 @@ class KindPlan:
         self.numbers = tuple(bound)
         self._trees: dict[int, _Node] = {}
         self._bound = bound
+        self._constant = kind.constant
         self._sought = sought
 
     @cached_property
@@ -671,7 +679,7 @@ class KindPlan:
     def _tree(self, rule: int) -> _Node:
         tree = self._trees.get(rule)
         if tree is None:
-            tree = self._trees[rule] = _build(self._bound[rule])
+            tree = self._trees[rule] = _build(self._bound[rule], self._constant)
         return tree
 
 

@@ -1,8 +1,9 @@
-"""Why a rule matched: the tests that held, with the value each was shown."""
+"""Why a rule matched, and why not: the tests that held or did not, with the value each was shown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from agent.model import Explanation, Factor, Value
@@ -25,7 +26,26 @@ _WORDS = {
     "in network": "is in",
 }
 
+_LISTED = 5
+"""Alternatives of one test that are named where none of them holds."""
+
 Lookup = Callable[[str], Value | None]
+
+
+@dataclass(frozen=True)
+class Test:
+    """What became of a condition or of a part of it: of one test with the value it was shown, or of *parts* joined."""
+
+    holds: bool
+    expected: str
+    field: str = ""
+    column: str = ""
+    observed: Any = None
+    parts: tuple[Test, ...] = ()
+
+    def tests(self) -> Sequence[Test]:
+        """Return the single tests."""
+        return [test for part in self.parts for test in part.tests()] if self.parts else [self]
 
 
 def explain(rule: Rule, condition: Expression | bool, lookup: Lookup) -> Explanation:
@@ -84,3 +104,62 @@ def _shown(value: Value | None, sought: str = "") -> Any:
         return value
     start = max(0, min(value.lower().find(sought.lower()), len(value)) - _LONGEST // 4)
     return f"{'…' if start else ''}{value[start : start + _LONGEST]}… ({len(value)} characters)"
+
+
+def examine(condition: Expression, column: Callable[[str | None], str], lookup: Lookup) -> Test:
+    """Return what becomes of each part of *condition* for the event that *lookup* reads, whether it holds or not.
+
+    *column* says where the event has what the rule calls by a name of its own.
+    """
+    match condition:
+        case ["is", native, operator, arguments]:
+            return _examine_leaf(native, operator, arguments, column, lookup)
+        case ["not", inner]:
+            part = examine(inner, column, lookup)
+            return Test(not part.holds, "not", parts=(part,))
+    way, inner = condition
+    parts = tuple(examine(part, column, lookup) for part in inner)
+    if len(parts) == 1:
+        return parts[0]
+    holds = [part.holds for part in parts]
+    return Test(all(holds) if way == "and" else any(holds), "all of" if way == "and" else "any of", parts=parts)
+
+
+def outline(condition: Expression, named: Callable[[Expression], str]) -> str:
+    """Return *condition* in words; *named* gives the name of a part that has one, else an empty text."""
+    if name := named(condition):
+        return name
+    match condition:
+        case ["is", native, operator, arguments]:
+            return f"{native or 'keywords'} {_asked(operator, arguments)}"
+        case ["not", inner]:
+            return f"not ({outline(inner, named)})"
+    parts = [(part, outline(part, named)) for part in condition[1]]
+    return f" {condition[0]} ".join(text if part[0] == "is" or named(part) else f"({text})" for part, text in parts)
+
+
+def _examine_leaf(
+    native: str | None, operator: str, arguments: list[Any], column: Callable[[str | None], str], lookup: Lookup
+) -> Test:
+    name = column(native)
+    value = lookup(name)
+    if operator.startswith("field "):
+        way = operator.removeprefix("field ")
+        holds = any(compare_fields(way, value, lookup(column(other))) for other in arguments)
+        asked = arguments
+    else:
+        holds = predicate(operator, arguments)(value)
+        hits = [] if operator == "exists" else [one for one in arguments if first_hit(operator, one, value) is not None]
+        asked = hits or arguments
+    shown = "event.original" if name == RAW else name
+    return Test(holds, _asked(operator, asked), native or "keywords", shown, _shown(value))
+
+
+def _asked(operator: str, arguments: list[Any]) -> str:
+    """Return in words what is asked of a field; of many alternatives the first."""
+    if operator == "exists":
+        return "is present or absent" if len(set(arguments)) > 1 else "is present" if arguments[0] else "is absent"
+    if operator.startswith("field "):
+        return f"{_WORDS[operator.removeprefix('field ')]} what is in {' or '.join(arguments)}"
+    named = [_expected(operator, one) for one in arguments[:_LISTED]]
+    return " or ".join(named) + (f" or {len(arguments) - _LISTED} more" if len(arguments) > _LISTED else "")

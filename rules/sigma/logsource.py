@@ -21,6 +21,29 @@ _AUDITD = ["auditd.log", "auditd_manager.auditd"]
 _POWERSHELL = ["Microsoft-Windows-PowerShell/Operational", "PowerShellCore/Operational"]
 
 
+_FIREWALLS = [
+    "aws.firewall_logs",
+    "checkpoint.firewall",
+    "cisco_asa.log",
+    "fortinet_fortigate.log",
+    "gcp.firewall",
+    "iptables.log",
+    "juniper_srx.log",
+    "panw.panos",
+    "pfsense.log",
+]
+_ZEEK = {"conn": "connection", "signatures": "signature"}
+"""Zeek's logs whose data set has another name."""
+# fmt: off
+_ZEEK_LOGS = [
+    "capture_loss", "conn", "dce_rpc", "dhcp", "dns", "dpd", "files", "ftp", "http", "intel", "kerberos", "known_certs",
+    "known_hosts", "known_services", "modbus", "mysql", "notice", "ntlm", "ntp", "ocsp", "pe", "rdp", "signatures",
+    "sip", "smb_files", "smb_mapping", "smtp", "snmp", "socks", "software", "ssh", "ssl", "syslog", "traceroute",
+    "tunnel", "weird", "x509",
+]
+# fmt: on
+
+
 def _channel(*names: str) -> list[Fields]:
     return [{"winlog.channel": list(names)}]
 
@@ -31,6 +54,14 @@ def _event(channel: str | list[str], *codes: int) -> Fields:
 
 def _sysmon(*codes: int) -> list[Fields]:
     return [_event(_SYSMON, *codes)]
+
+
+def _dataset(*names: str) -> list[Fields]:
+    return [{"event.dataset": list(names)}]
+
+
+def _zeek(log: str) -> str:
+    return f"zeek.{_ZEEK.get(log, log)}"
 
 
 def _process(*names: str) -> list[Fields]:
@@ -44,6 +75,16 @@ PRODUCTS: Mapping[str, list[Fields]] = {
         {"winlog.channel": _LINUX_SYSMON},
     ],
     "aws": [{"winlog.channel": False, "event.dataset": "aws.cloudtrail"}],
+    "azure": _dataset("azure.activitylogs", "azure.auditlogs", "azure.platformlogs", "azure.signinlogs"),
+    "cisco": _dataset("cisco_asa.log"),
+    "fortigate": _dataset("fortinet_fortigate.log"),
+    "fortios": _dataset("fortinet_fortigate.log"),
+    "gcp": _dataset("gcp.audit"),
+    "github": _dataset("github.audit"),
+    "kubernetes": _dataset("kubernetes.audit_logs"),
+    "m365": _dataset("o365.audit"),
+    "okta": _dataset("okta.system"),
+    "zeek": _dataset(*map(_zeek, _ZEEK_LOGS)),
 }
 
 CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
@@ -78,7 +119,11 @@ CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("windows", "ps_classic_start"): [_event("Windows PowerShell", 400)],
     ("windows", "ps_classic_provider_start"): [_event("Windows PowerShell", 600)],
     ("windows", "ps_classic_script"): [_event("Windows PowerShell", 800)],
-    ("linux", "process_creation"): [_event(_LINUX_SYSMON, 1)],
+    ("kubernetes", "application"): _dataset("kubernetes.audit_logs"),
+    ("linux", "process_creation"): [
+        _event(_LINUX_SYSMON, 1),
+        {"winlog.channel": False, "event.dataset": "auditd.log", "event.action": "execve"},
+    ],
     ("linux", "network_connection"): [_event(_LINUX_SYSMON, 3)],
     ("linux", "process_termination"): [_event(_LINUX_SYSMON, 5)],
     ("linux", "file_event"): [_event(_LINUX_SYSMON, 11)],
@@ -88,6 +133,9 @@ CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
         {"winlog.channel": False, "event.dataset": ["apache.access", "nginx.access", "iis.access", "web.access"]},
         {"winlog.channel": False, "event.category": "web"},
     ],
+    (None, "database"): _dataset("mysql.error", "postgresql.log"),
+    (None, "firewall"): _dataset(*_FIREWALLS),
+    (None, "proxy"): _dataset("squid.log"),
     (None, "dns"): [{"dns.question.name": True}],
 }
 
@@ -165,6 +213,20 @@ SERVICES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("linux", "syslog"): [{"event.dataset": _SYSLOG}],
     ("linux", "vsftpd"): _process("vsftpd"),
     ("aws", "cloudtrail"): [{"event.dataset": "aws.cloudtrail"}],
+    ("azure", "activitylogs"): _dataset("azure.activitylogs", "azure.platformlogs"),
+    ("azure", "auditlogs"): _dataset("azure.auditlogs"),
+    ("azure", "riskdetection"): _dataset("azure.identity_protection", "azure.platformlogs"),
+    ("azure", "signinlogs"): _dataset("azure.signinlogs"),
+    ("cisco", "aaa"): _dataset("cisco_asa.log"),
+    ("fortigate", "event"): [{"event.dataset": "fortinet_fortigate.log", "fortinet.firewall.type": "event"}],
+    ("fortios", "sslvpnd"): _dataset("fortinet_fortigate.log"),
+    ("gcp", "gcp.audit"): _dataset("gcp.audit"),
+    ("gcp", "google_workspace.login"): [{"event.dataset": "gcp.audit", "service.name": "login.googleapis.com"}],
+    ("github", "audit"): _dataset("github.audit"),
+    ("kubernetes", "audit"): _dataset("kubernetes.audit_logs"),
+    ("m365", "audit"): _dataset("o365.audit"),
+    ("okta", "okta"): _dataset("okta.system"),
+    **{("zeek", log): _dataset(_zeek(log)) for log in _ZEEK_LOGS},
     (None, "apache"): [{"winlog.channel": False, "event.dataset": ["apache.access", "apache.error"]}],
     (None, "nginx"): [{"winlog.channel": False, "event.dataset": ["nginx.access", "nginx.error"]}],
 }
@@ -194,6 +256,21 @@ _WEB = {
 }
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
+    "": {"gcp.audit.method_name": "event.action", "riskEventType": "azure.properties.riskEventType"},
+    "firewall": {
+        "src_ip": "source.ip",
+        "src_port": "source.port",
+        "dst_ip": "destination.ip",
+        "dst_port": "destination.port",
+    },
+    "process_creation": {
+        "CommandLine": "process.command_line",
+        "CurrentDirectory": "process.working_directory",
+        "Image": "process.executable",
+        "ParentCommandLine": "process.parent.command_line",
+        "ParentImage": "process.parent.executable",
+    },
+    "proxy": {**_WEB, "dst_ip": "destination.ip", "src_ip": "source.ip"},
     "webserver": _WEB,
     "dns": {
         "answer": "dns.answers.data",
@@ -205,7 +282,8 @@ ALIASES: Mapping[str, Mapping[str, str]] = {
         "dst_port": "destination.port",
     },
 }
-"""Names of a category's own taxonomy, for kinds whose mapping knows nothing of them."""
+"""Names of a category's own taxonomy, for kinds whose mapping knows nothing of them; under "" those of rules without a
+category that no other product has."""
 
 # fmt: off
 ECS_ROOTS = frozenset([

@@ -5,7 +5,9 @@ A condition is data too, so that a compiled collection can be kept as JSON and r
     ["is", field, operator, [argument, ...]]      one of the arguments holds for the field (None: keywords)
     ["and", [...]]   ["or", [...]]   ["not", x]
 
-`rules.sigma.predicate` gives the operators their meaning. A rule that cannot run is refused as ``file:line: reason``.
+`rules.sigma.predicate` gives the operators their meaning. A rule that cannot run is refused as
+``file:line:column: reason``. A filter document is folded into the rules that it is
+for: its condition must hold as well.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -29,8 +31,9 @@ from agent.model import Level, digest
 from rules.sigma.correlation import Correlation, CorrelationError, Draft, Referred, draft, resolve
 from rules.sigma.documents import Document, content_digest, parse_documents, read_files
 from rules.sigma.predicate import ANY, ONE, predicate
+from rules.sigma.setting import Setting, SettingError, is_setting
 
-ENGINE = "3"
+ENGINE = "4"
 """Raise it whenever the compiled form changes: it is part of the cache's key, with the version of pySigma."""
 
 Expression: TypeAlias = list[Any]
@@ -68,6 +71,8 @@ class Rule:
     tags: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
     false_positives: tuple[str, ...] = ()
+    filters: tuple[str, ...] = ()
+    """Where the filters stand that are part of the condition."""
 
     @property
     def logsource(self) -> tuple[str | None, str | None, str | None]:
@@ -76,25 +81,28 @@ class Rule:
 
 @dataclass
 class Collection:
-    """The rules of one place, what was refused as ``file:line: reason``, and remarks that refuse nothing.
+    """The rules of one place, what was refused as ``file:line:column: reason``, and remarks that refuse nothing.
 
-    Of *correlations* the inner ones come before those that refer to them. *content* names the exact files that all were
-    made of.
+    Of *correlations* the inner ones come before those that refer to them. *filters* are the places of filters with how
+    many rules each is part of. *content* names the exact files that all were made of.
     """
 
     rules: list[Rule] = field(default_factory=list)
     correlations: list[Correlation] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    filters: dict[str, int] = field(default_factory=dict)
     content: str = ""
 
 
-def load(path: Path, folder: Path | None = None, expected: str = "") -> Collection:
+def load(path: Path, folder: Path | None = None, expected: str = "", pipelines: Sequence[Path] = ()) -> Collection:
     """Return the collection at *path*, compiled anew only if its content is not in *folder* yet.
 
-    TrustError if *expected*, a content digest, is given and the files are others. They are read once.
+    The files *pipelines* are read as if they lay beside the rules. TrustError if *expected*, a content digest, is given
+    and the files are others. They are read once.
     """
     files = read_files(path)
+    files += [(f"pipeline {n}/{name}", text) for n, one in enumerate(pipelines, 1) for name, text in read_files(one)]
     content = content_digest(files)
     if expected not in ("", content):
         raise TrustError(
@@ -118,10 +126,10 @@ def _read_cache(file: Path) -> Collection | None:
         if check.decode("ascii") != digest(body.hex()):
             return None
         data = orjson.loads(body)
-        rules = [Rule(*row[:-3], *map(tuple, row[-3:])) for row in data["rules"]]
+        rules = [Rule(*row[:-4], *map(tuple, row[-4:])) for row in data["rules"]]
         correlations = [Correlation(**{name: _tupled(name, value) for name, value in row.items()})
                         for row in data["correlations"]]  # fmt: skip
-        return Collection(rules, correlations, data["refused"], data["remarks"])
+        return Collection(rules, correlations, data["refused"], data["remarks"], data["filters"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -129,9 +137,8 @@ def _read_cache(file: Path) -> Collection | None:
 def _write_cache(file: Path, collection: Collection) -> None:
     rows = [[getattr(rule, name) for name in Rule.__slots__] for rule in collection.rules]
     joined = [asdict(one) for one in collection.correlations]
-    body = orjson.dumps(
-        {"rules": rows, "correlations": joined, "refused": collection.refused, "remarks": collection.remarks}
-    )
+    lists = {name: getattr(collection, name) for name in ("refused", "remarks", "filters")}
+    body = orjson.dumps({"rules": rows, "correlations": joined, **lists})
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # nobody can have laid a link there
     try:
@@ -151,30 +158,54 @@ def _tupled(name: str, value: Any) -> Any:
     return tuple(_tupled(name, each) for each in value)
 
 
-def compile_files(files: Iterable[tuple[str, bytes]]) -> Collection:
+def compile_files(files: Sequence[tuple[str, bytes]]) -> Collection:
     """Return the collection that *files* (name, content) hold."""
     collection = Collection()
+    setting = _setting(files, collection)
     places: dict[str, str] = {}
     correlating: list[Document] = []
+    filters: list[_Filter] = []
+    sources: dict[str, _Source] = {}
     for name, content in files:
         for document in parse_documents(name, content, collection.refused):
+            if is_setting(document):
+                continue
             if "correlation" in document.data:
                 correlating.append(document)
                 continue
             try:
-                rule = _parse_rule(document)
+                one = (_parse_filter if "filter" in document.data else _parse_rule)(document, setting)
             except _Refused as refusal:
-                collection.refused.append(f"{document.place(refusal.needle)}: {refusal}")
+                collection.refused.append(f"{document.spot(refusal.needle)}: {refusal}")
                 continue
-            if rule.id in places:
-                collection.refused.append(f"{document.place('id:')}: id {rule.id} is taken by {places[rule.id]}")
+            if one.id in places:
+                collection.refused.append(f"{document.spot('id:')}: id {one.id} is taken by {places[one.id]}")
+                continue
+            places[one.id] = one.place
+            if isinstance(one, _Filter):
+                filters.append(one)
                 continue
             if "id" not in document.data:
-                collection.remarks.append(f"{rule.place}: rule without id, named {rule.id} after its content")
-            places[rule.id] = rule.place
-            collection.rules.append(rule)
+                collection.remarks.append(f"{one.place}: rule without id, named {one.id} after its content")
+            collection.rules.append(one)
+            sources[one.id] = _source(document.data)
+    _filter(filters, sources, collection)
     _correlate(correlating, places, collection)
     return collection
+
+
+def _setting(files: Sequence[tuple[str, bytes]], collection: Collection) -> Setting:
+    """Return what lies beside the rules; only files that may hold something of the kind are looked into."""
+    setting = Setting()
+    for name, content in files:
+        if b"placeholders" not in content and b"transformations" not in content:
+            continue
+        for document in filter(is_setting, parse_documents(name, content, [])):
+            try:
+                collection.remarks += [f"{document.place()}: {remark}" for remark in setting.add(document)]
+            except SettingError as refusal:
+                collection.refused.append(f"{document.spot(refusal.needle)}: {refusal}")
+    return setting
 
 
 def _correlate(documents: Iterable[Document], places: dict[str, str], collection: Collection) -> None:
@@ -275,31 +306,219 @@ class _Refused(Exception):
         self.needle = needle
 
 
-def _parse_rule(document: Document) -> Rule:
+def _parse_rule(document: Document, setting: Setting) -> Rule:
+    if "detection" not in document.data:
+        raise _Refused("not a Sigma rule: no detection")
+    rule, condition = _read(document.data, setting)
+    about = _about(document, rule)
+    if used := setting.used(document.data["detection"]):
+        about["digest"] = digest(about["digest"], used)
+    return Rule(
+        **about,
+        product=_lower(rule.logsource.product),
+        category=_lower(rule.logsource.category),
+        service=_lower(rule.logsource.service),
+        condition=condition,
+    )
+
+
+def _read(data: dict[str, Any], setting: Setting) -> tuple[Any, Expression]:
+    """Return pySigma's rule of a document and its condition."""
     from sigma.exceptions import SigmaError
     from sigma.rule import SigmaRule
 
-    data = document.data
-    if "filter" in data:
-        raise _Refused("filter documents are not supported yet", "filter:")
-    if "detection" not in data:
-        raise _Refused("not a Sigma rule: no detection")
+    _know_all_modifiers()
+    _check(data["detection"])
     try:
         rule = SigmaRule.from_dict(data)
-        condition = _any([_translate(each.parsed) for each in rule.detection.parsed_condition])
+        setting.apply(rule)
+        return rule, _any([_translate(each.parsed, setting) for each in rule.detection.parsed_condition])
     except SigmaError as error:
         raise _Refused(_first_line(error), _needle(error)) from error
     except _Refused:
         raise
     except (RecursionError, AttributeError, TypeError, ValueError, KeyError, OverflowError) as error:
         raise _Refused(f"not a valid Sigma rule: {type(error).__name__}: {_first_line(error)}") from error
-    return Rule(
-        **_about(document, rule),
-        product=_lower(rule.logsource.product),
-        category=_lower(rule.logsource.category),
-        service=_lower(rule.logsource.service),
+
+
+@cache
+def _know_all_modifiers() -> None:
+    """Teach pySigma the name that the specification has for `wide`."""
+    from sigma import modifiers
+
+    modifiers.modifier_mapping.setdefault("utf16le", modifiers.SigmaWideModifier)
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+_Source: TypeAlias = tuple[str | None, str | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A filter document: the *references* (ids or names; none: any rule) of the rules that it becomes a part of."""
+
+    id: str
+    place: str
+    digest: str
+    references: tuple[str, ...]
+    source: _Source
+    condition: Expression
+
+
+def _parse_filter(document: Document, setting: Setting) -> _Filter:
+    data = document.data
+    body = data["filter"]
+    if not isinstance(body, dict):
+        raise _Refused("filter must be a mapping with rules, a selection and a condition", "filter:")
+    rules = body.get("rules")
+    if isinstance(rules, str):
+        rules = [rules]
+    if not isinstance(rules, list) or not rules or not all(isinstance(one, str) for one in rules):
+        raise _Refused(
+            "filter.rules: expected any, or the ids or names of rules", "rules:" if "rules" in body else "filter:"
+        )
+    if not isinstance(body.get("condition"), str):
+        raise _Refused("filter.condition: expected one text", "condition:" if "condition" in body else "filter:")
+    detection = {name: each for name, each in body.items() if name != "rules"}
+    rule, condition = _read({**{k: v for k, v in data.items() if k != "filter"}, "detection": detection}, setting)
+    about = _about(document, rule)
+    return _Filter(
+        id=about["id"],
+        place=about["place"],
+        digest=digest(about["digest"], setting.used(detection)),
+        references=() if [one.lower() for one in rules] == ["any"] else tuple(rules),
+        source=_source(data),
         condition=condition,
     )
+
+
+def _source(data: dict[str, Any]) -> _Source:
+    """Return the log source that a document names, before any pipeline."""
+    written = data["logsource"]
+    product, category, service = (written.get(part) for part in ("product", "category", "service"))
+    return _lower(product), _lower(category), _lower(service)
+
+
+def _filter(filters: Iterable[_Filter], sources: dict[str, _Source], collection: Collection) -> None:
+    """Fold each of *filters* into the rules that it is for: those of its log source, if it names some only these."""
+    by_name: dict[str, list[int]] = {}
+    for number, rule in enumerate(collection.rules):
+        for name in {rule.id, rule.name} - {""}:
+            by_name.setdefault(name, []).append(number)
+    for one in filters:
+        wanted = [number for name in one.references for number in by_name.get(name, ())]
+        fitting = [
+            number
+            for number in dict.fromkeys(wanted if one.references else range(len(collection.rules)))
+            if all(
+                own in (None, its) for own, its in zip(one.source, sources[collection.rules[number].id], strict=True)
+            )
+        ]
+        for number in fitting:
+            rule = collection.rules[number]
+            collection.rules[number] = replace(
+                rule,
+                condition=["and", [rule.condition, one.condition]],
+                digest=digest(rule.digest, one.digest),
+                filters=(*rule.filters, one.place),
+            )
+        collection.filters[one.place] = len(fitting)
+        for name in one.references:
+            if name not in by_name:
+                collection.remarks.append(f"{one.place}: filter for '{name}', which is no rule here that can run")
+            elif not set(by_name[name]) & set(fitting):
+                collection.remarks.append(f"{one.place}: filter for '{name}', which is of another log source")
+        if not fitting and not one.references:
+            collection.remarks.append(f"{one.place}: filter for any rule of a log source that no rule here has")
+        if one.condition[0] != "not" and not _denies(one.condition):
+            collection.remarks.append(
+                f"{one.place}: filter without 'not': its rules match only what it selects; to leave that out, write"
+                " 'condition: not selection'"
+            )
+
+
+def _denies(condition: Expression) -> bool:
+    """Say whether some part of *condition* is negated."""
+    return condition[0] == "not" or (condition[0] != "is" and any(map(_denies, condition[1])))
+
+
+# --- what a rule may ask ----------------------------------------------------------------------------------------------
+
+MOST_TESTS = 100_000
+"""Values that the conditions of one rule may compare, each as often as a condition names it."""
+_LONGEST_CONDITION = 20_000
+_MOST_BRACKETS = 32
+_REGEX_MAY = frozenset(["re", "i", "m", "s", "ignorecase", "multiline", "dotall", "neq", "all", "expand"])
+_PARTS_OF_TIME = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day": (1, 31),
+    "week": (1, 53),
+    "month": (1, 12),
+    "year": (1, 9999),
+}
+
+
+def _check(detection: Any) -> None:
+    """Refuse what the specification excludes and pySigma takes, and what would grow without bounds."""
+    if not isinstance(detection, dict):
+        return
+    weights = {str(name): _weight(each) for name, each in detection.items() if name not in ("condition", "timeframe")}
+    written = detection.get("condition")
+    total = 0
+    for condition in written if isinstance(written, list) else [written]:
+        text = str(condition)
+        if len(text) > _LONGEST_CONDITION:
+            raise _Refused(f"a condition may have at most {_LONGEST_CONDITION} characters", "condition:")
+        if _depth(text) > _MOST_BRACKETS:
+            raise _Refused(f"a condition may nest at most {_MOST_BRACKETS} brackets or 'not'", "condition:")
+        for word in re.findall(r"[^\s()]+", text):
+            if word == "them" or "*" in word:
+                pattern = ".*" if word == "them" else ".*".join(map(re.escape, word.split("*")))
+                total += sum(each for name, each in weights.items() if re.fullmatch(pattern, name))
+            else:
+                total += weights.get(word, 0)
+        if total > MOST_TESTS:
+            raise _Refused(f"the rule compares more than {MOST_TESTS} values", "condition:")
+
+
+def _depth(condition: str) -> int:
+    """Return how deep brackets are nested, or how many `not` follow each other."""
+    deepest = now = row = 0
+    for word in re.findall(r"[()]|[^\s()]+", condition):
+        row = row + 1 if word.lower() == "not" else 0 if word not in "()" else row
+        now += (word == "(") - (word == ")")
+        deepest = max(deepest, now, row)
+    return deepest
+
+
+def _weight(selection: Any) -> int:
+    """Return how many values a selection compares, what modifiers make of one value included."""
+    if isinstance(selection, dict):
+        return sum(_weigh_item(str(key), value) for key, value in selection.items())
+    if isinstance(selection, list):
+        return sum(map(_weight, selection))
+    return 1
+
+
+def _weigh_item(key: str, value: Any) -> int:
+    _, *modifiers = key.split("|")
+    values = value if isinstance(value, list) else [value]
+    if "all" in modifiers and len(values) < 2:
+        raise _Refused(f"'{key}': all needs a list of two values or more", key)
+    if "re" in modifiers and (wrong := [one for one in modifiers if one not in _REGEX_MAY]):
+        raise _Refused(f"'{key}': re cannot be combined with {wrong[0]}; say it in the expression", key)
+    for part, (least, most) in _PARTS_OF_TIME.items():
+        if part in modifiers and not all(isinstance(one, int) and least <= one <= most for one in values):
+            raise _Refused(f"'{key}': {part} must be a number from {least} to {most}", key)
+    each = 3 if "base64offset" in modifiers else 1
+    if "windash" in modifiers:
+        return sum(each * 5 ** min(3, len(re.findall(r"\B[-/]\b", str(one)))) for one in values)
+    return each * len(values)
+
+
+# --- about a rule -----------------------------------------------------------------------------------------------------
 
 
 def _level(level: Any) -> Level:
@@ -331,20 +550,20 @@ def _needle(error: Exception) -> str:
 # --- the condition ----------------------------------------------------------------------------------------------------
 
 
-def _translate(node: Any) -> Expression:
+def _translate(node: Any, setting: Setting) -> Expression:
     from sigma import conditions
 
     match node:
         case conditions.ConditionAND():
-            return _all([_translate(arg) for arg in node.args])
+            return _all([_translate(arg, setting) for arg in node.args])
         case conditions.ConditionOR():
-            return _any([_translate(arg) for arg in node.args])
+            return _any([_translate(arg, setting) for arg in node.args])
         case conditions.ConditionNOT():
-            return ["not", _translate(node.args[0])]
+            return ["not", _translate(node.args[0], setting)]
         case conditions.ConditionFieldEqualsValueExpression():
-            return _any(list(_leaves(node.field, node.value)))
+            return _any(list(_leaves(node.field, node.value, setting)))
         case conditions.ConditionValueExpression():
-            return _any(list(_leaves(None, node.value)))
+            return _any(list(_leaves(None, node.value, setting)))
     raise _Refused("the condition selects nothing", "condition:")
 
 
@@ -367,20 +586,25 @@ def _any(parts: list[Expression]) -> Expression:
     return merged[0] if len(merged) == 1 else ["or", merged]
 
 
-def _leaves(name: str | None, value: Any) -> Iterator[Expression]:
+def _leaves(name: str | None, value: Any, setting: Setting) -> Iterator[Expression]:
     from sigma import types
 
     if isinstance(value, types.SigmaExpansion):
         for each in value.values:
-            yield from _leaves(name, each)
+            yield from _leaves(name, each, setting)
         return
-    operator, argument = _test(value, keyword=name is None)
-    try:
-        if not operator.startswith("field "):
-            predicate(operator, [argument])
-    except ValueError as error:
-        raise _Refused(str(error), str(argument)) from error
-    yield ["is", name, operator, [argument]]
+    for each in setting.expand(value, _without_values):
+        operator, argument = _test(each, keyword=name is None)
+        try:
+            if not operator.startswith("field "):
+                predicate(operator, [argument])
+        except ValueError as error:
+            raise _Refused(str(error), str(argument)) from error
+        yield ["is", name, operator, [argument]]
+
+
+def _without_values(name: str) -> _Refused:
+    return _Refused(f"placeholder %{name}% has no values here", f"%{name}%")
 
 
 def _test(value: Any, keyword: bool) -> tuple[str, Any]:
@@ -416,24 +640,14 @@ def _translators(keyword: bool) -> tuple[tuple[type, Callable[[Any], tuple[str, 
 
 
 def _regular_expression(value: Any) -> tuple[str, Any]:
-    _refuse_placeholder(value.regexp)
     flags = "".join(sorted(_FLAGS[flag.name] for flag in value.flags))
     pattern = value.regexp.to_plain(regex=True)
     return "matches", f"(?{flags}){pattern}" if flags else pattern
 
 
-def _refuse_placeholder(value: Any) -> None:
-    from sigma.types import Placeholder
-
-    for part in value.s:
-        if isinstance(part, Placeholder):
-            raise _Refused(f"placeholder %{part.name}% has no values here", f"%{part.name}%")
-
-
 def _string(value: Any, keyword: bool) -> tuple[str, Any]:
     from sigma.types import SpecialChars
 
-    _refuse_placeholder(value)
     parts: list[str | int] = []
     found: tuple[str, Any]
     for part in value.s:

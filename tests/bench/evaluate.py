@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -413,6 +414,84 @@ def judge_web(report: Report, seen: Observation, data: Path) -> None:
     report.details["web"] = {"loudest": _loudest(seen.alerts)}
 
 
+# --- clouds and Zeek --------------------------------------------------------------------------------------------------
+
+CLOUDS = frozenset(
+    {
+        "AWS.CloudTrail",
+        "Amazon.EKS.Audit",
+        "Azure.Audit",
+        "Azure.MonitorActivity",
+        "GCP.AuditLog",
+        "GitHub.Audit",
+        "Okta.SystemLog",
+    }
+)
+"""The kinds of log that a mapping reads, of those that the tests of another project's rules are about."""
+MEANT, NEAR = "meant", "near miss"
+
+
+def cloud_logs(data: Path) -> dict[str, bytes]:
+    lines: dict[str, list[bytes]] = {MEANT: [], NEAR: []}
+    for line in gzip.decompress((data / "panther-tests" / "panther-rule-tests.ndjson.gz").read_bytes()).splitlines():
+        test = orjson.loads(line)
+        if test.get("log") and not CLOUDS.isdisjoint(test["log_types"] or ()):
+            lines[MEANT if test["expected"] else NEAR].append(orjson.dumps(test["log"]))
+    return {name: b"\n".join(some) for name, some in lines.items()}
+
+
+def name_record(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def judge_clouds(report: Report, seen: Observation, data: Path) -> None:
+    found = seen.by_file()
+    of_event: dict[str, list[Seen]] = {key: [] for key in seen.names.values()}
+    for alert in found[MEANT]:
+        for name in seen.named(alert):
+            of_event[name].append(alert)
+    meant = {name for (file, _), name in seen.names.items() if file == MEANT}
+    report.rows.append(_count("clouds", "events meant for another project's rules", [of_event[one] for one in meant]))
+    report.rows.append(_rate("clouds", "alerts per 10,000: near misses of those rules", seen.events[NEAR], found[NEAR]))
+    report.details["clouds"] = {name: _loudest(found[name]) for name in (MEANT, NEAR)}
+
+
+ZEEK = re.compile(r"(001|008|010)-.*(labeled-conn\.log|\.labeled)$")
+
+
+def zeek_logs(data: Path) -> dict[str, bytes]:
+    members = _members(data / "zeek-labelled" / "zeek-labelled.tar.gz")
+    return {name: _without_labels(raw) for name, raw in members if ZEEK.match(name)}
+
+
+def _without_labels(table: bytes) -> bytes:
+    """Return a table of Zeek without its last two columns."""
+    lines = table.splitlines()
+    return b"\n".join(
+        line if line.startswith(b"#") and not line.startswith((b"#fields", b"#types")) else line.rsplit(b"\t", 2)[0]
+        for line in lines
+    )
+
+
+def name_connection(raw: bytes) -> str:
+    return str(orjson.loads(raw).get("uid") or "")
+
+
+def judge_zeek(report: Report, seen: Observation, data: Path) -> None:
+    """Connections are named by their uid, and the labels of conn.log are those to trust."""
+    labels: dict[str, str] = {}
+    for name, raw in _members(data / "zeek-labelled" / "zeek-labelled.tar.gz"):
+        if ZEEK.match(name) and "conn.log" in name:
+            rows = (line.decode().split("\t") for line in raw.splitlines() if not line.startswith(b"#"))
+            labels |= {row[1]: row[-2] for row in rows}
+    for label in ("Benign", "Malicious"):
+        uids = {uid for uid, said in labels.items() if said == label}
+        alerts = [alert for alert in seen.alerts if seen.named(alert) & uids]
+        what = "false alarms per 10,000: benign connections" if label == "Benign" else "alerts per 10,000: attacks"
+        report.rows.append(_rate("zeek", what, len(uids), alerts))
+        report.details.setdefault("zeek", {})[label] = _loudest(alerts)
+
+
 # --- reading the data -------------------------------------------------------------------------------------------------
 
 
@@ -447,6 +526,8 @@ SETS: Mapping[str, Set] = {
     "stratus": Set(stratus_logs, judge_stratus, name_call),
     "loghub": Set(loghub_logs, judge_loghub, name_line),
     "web": Set(web_logs, judge_web),
+    "clouds": Set(cloud_logs, judge_clouds, name_record),
+    "zeek": Set(zeek_logs, judge_zeek, name_connection),
 }
 
 

@@ -86,6 +86,18 @@ def test_cloud_techniques_are_found_by_their_decisive_call() -> None:
     assert row("stratus", "techniques").of == 18
 
 
+def test_own_rules_find_more_of_what_others_mean_to_find_than_of_its_near_misses() -> None:
+    meant, near = row("clouds", "meant for another"), row("clouds", "near misses")
+    assert meant.found["own rules"] >= 25
+    assert meant.found["own rules"] / meant.of > 3 * near.found["own rules"] / 10_000
+
+
+def test_a_label_of_zeek_is_taken_out_of_what_is_shown() -> None:
+    tables = SETS["zeek"].logs(DATA)
+    assert len(tables) == 16
+    assert not any(word in table for table in tables.values() for word in (b"Malicious", b"Benign", b"detailedlabel"))
+
+
 def test_attacking_addresses_are_named() -> None:
     assert any_of("loghub", "OpenSSH: attacking addresses") == 3
     assert any_of("loghub", "Linux: attacking addresses") >= 1
@@ -103,6 +115,7 @@ def test_attacking_addresses_are_named() -> None:
         ("loghub", "the accepted login", 0),
         ("loghub", "OpenSSH: alerts", 130),
         ("loghub", "Linux: alerts", 150),
+        ("zeek", "benign connections", 0),
     ],
 )
 def test_ordinary_logs_stay_quiet(name: str, measure: str, most: float) -> None:

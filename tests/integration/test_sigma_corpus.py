@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import zipfile
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from functools import cache
-from itertools import accumulate
-from pathlib import Path
+from collections import Counter
 
 import pytest
 
-from agent.model import Chunk
 from rules.detector import SigmaDetector, build
-from tests.sigma_scan import DATA, MISSING, matches, record_number
+from tests.bench.parity import Plainly, compare, differences, inputs
+from tests.sigma_scan import DATA, MISSING, PEERS, TOOLS, Event, evtx_matches, mordor_matches, peer_events
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=MISSING)
 
 RULES = DATA / "sigma" / "sigma-rules.tar.gz"
-PEERS = DATA / "peer-matches"
-TOOLS = ("chainsaw", "hayabusa", "rsigma", "zircolite")
-Event = tuple[str, str, str]
-"""Rule, file and line or record number."""
 
 DIFFERENT: dict[tuple[str, str], tuple[int, str]] = {}
 """(input, rule id) -> our count, and why it is not that of the plain reading."""
@@ -76,58 +65,6 @@ def reading(which: str, rules: frozenset[str]) -> dict[str, int]:
     return {rule: count for rule, count in ({**agreed, **counts}).items() if rule in rules and count}
 
 
-@cache
-def peer_events(which: str) -> dict[str, set[Event]]:
-    events: dict[str, set[Event]] = defaultdict(set)
-    with gzip.open(PEERS / f"{which}.csv.gz", "rt", newline="") as file:
-        for row in csv.DictReader(file):
-            place = row["line"] or row["record_id"]
-            events[row["tool"]].add((row["rule_id"], row["file"], place))
-    return events
-
-
-def mordor_archives() -> list[Path]:
-    names = {file for _, file, _ in peer_events("mordor")["rsigma"]}
-    folders = {DATA / "mordor" / Path(name).parent for name in names}
-    nested = "empire_wdigest_downgrade.tar.gz"  # its events are of a shape that no tool of the comparison reads
-    found = [path for folder in folders for path in folder.iterdir() if path.name.lower().endswith(".zip")]
-    return [path for path in found if path.name != nested and _is_windows(path)]
-
-
-def _is_windows(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        first = next(name for name in archive.namelist() if not name.startswith("__MACOSX"))
-        return b'"EventID"' in archive.open(first).readline()
-
-
-class Lines:
-    """Byte offsets in an archive's one JSON member to 1-based line numbers."""
-
-    def __init__(self) -> None:
-        self._starts: dict[str, list[int]] = {}
-
-    def __call__(self, chunk: Chunk, place: int) -> tuple[str, str]:
-        path, _, member = chunk.path.partition("!")
-        if chunk.path not in self._starts:
-            with zipfile.ZipFile(path) as archive:
-                sizes = (len(line) + 1 for line in archive.read(member).split(b"\n"))
-                self._starts[chunk.path] = [0, *accumulate(sizes)]
-        key = chunk.keys[place]
-        assert isinstance(key, int)
-        return str(Path(path).relative_to(DATA / "mordor")), str(bisect_right(self._starts[chunk.path], key))
-
-
-def mordor_matches(detector: SigmaDetector) -> Iterator[Event]:
-    lines = Lines()
-    for rule, chunk, place in matches(detector, mordor_archives()):
-        yield (rule, *lines(chunk, place))
-
-
-def evtx_matches(detector: SigmaDetector) -> Iterator[Event]:
-    for rule, chunk, place in matches(detector, [DATA / "evtx" / "evtx-attack-samples.tar.gz"]):
-        yield rule, chunk.path.rpartition("/")[2], record_number(chunk, place)
-
-
 @pytest.fixture(scope="module", params=["mordor", "evtx"])
 def ours(
     request: pytest.FixtureRequest, detector: SigmaDetector, windows_rules: frozenset[str]
@@ -164,3 +101,24 @@ def test_nothing_is_reported_that_no_tool_reports(ours: tuple[str, set[Event]]) 
     which, events = ours
     alone = events.difference(*peer_events(which).values())
     assert len(alone) <= 2, sorted(alone)[:20]
+
+
+@pytest.mark.parametrize(("which", "every", "fewest"), [("evtx", 13, 200), ("mordor", 23, 10)])
+def test_each_rule_matches_what_a_plain_reading_of_each_record_matches(
+    detector: SigmaDetector, which: str, every: int, fewest: int
+) -> None:
+    """A fixed sample, rule by rule and record by record; `make parity` takes all of them."""
+    paths = [path for path in inputs(DATA)[which] if which == "evtx" or path.parent.name == "atomic"]
+    found = compare(detector, Plainly(RULES), paths, every)
+    assert (found.only_fast, found.only_plain) == ([], [])
+    assert found.matches > fewest
+
+
+def test_no_difference_from_another_tool_is_unexplained(
+    ours: tuple[str, set[Event]], windows_rules: frozenset[str]
+) -> None:
+    """Of four tools: whatever one reports and we do not, or the reverse, has a cause that is known."""
+    found, aside = differences(*ours, windows_rules)
+    assert [one for one in found if not one.cause] == []
+    assert aside == {"evtx": 116, "mordor": 287}[ours[0]]
+    assert {one.only for one in found} == {"ours", "theirs"}

@@ -79,7 +79,9 @@ def test_an_alert_names_its_group_and_cites_what_made_it(tmp_path: Path) -> None
     assert (finding.entity, finding.window) == ((("user.name", "alice"),), (START, START + 5 * MINUTE))
     assert (finding.time, finding.row) == (START + 20 * SECOND, 2)
     assert [reference.key for reference in finding.evidence] == [2, 0, 1]
-    assert finding.explanation.sentence == ("Many failed logins: user.name alice: 3 events (events >= 3 within 5m).")
+    assert finding.explanation.sentence == (
+        "Many failed logins: user.name alice: 3 events (at least 3 events within 5m)."
+    )
     assert [(one.field, one.observed) for one in finding.explanation.factors] == [
         ("user.name", "alice"),
         ("vedette.correlation.event_count", "3 events"),

@@ -137,6 +137,8 @@ def test_rules_can_be_left_out_by_level_status_and_id(tmp_path: Path) -> None:
         ({}, "option path is missing"),
         ({"path": "/x", "pth": 1}, "pth: unknown key"),
         ({"path": 3}, "path must be a str"),
+        ({"path": "/x", "pipeline": [3]}, "pipeline must list files"),
+        ({"path": "/x", "pipeline": ["/does/not/exist"]}, "cannot read rules"),
         ({"path": "/x", "min_level": "loud"}, "min_level must be one of informational, low"),
         ({"path": "/does/not/exist"}, "cannot read rules"),
     ],
@@ -157,11 +159,19 @@ def test_the_plan_says_what_runs_what_does_not_and_what_it_costs(tmp_path: Path)
     plan = orjson.loads(orjson.dumps(detector.plan()))
     assert plan["rules"] == 4
     assert plan["levels"] == {"high": 1, "low": 1, "medium": 2}
-    assert plan["refused"] == ["4.yml:1: not a Sigma rule: no detection"]
+    assert plan["refused"] == ["4.yml:1:1: not a Sigma rule: no detection"]
     assert plan["unfed"] == {"rules": 1, "log_sources": {"product=vax service=vms": 1}}
     assert plan["costs"] == ["1 rules look for keywords: they add event.original to their log sources"]
     assert plan["kinds"][0]["rules"] == 2
     assert "CommandLine" in plan["fields"]
+
+
+def test_the_plan_counts_the_rules_of_each_filter(tmp_path: Path) -> None:
+    """A filter that is part of no rule shows as well."""
+    text = "title: f\nlogsource: {product: windows}\nfilter: {rules: any, s: {A: x}, condition: not s}\n"
+    plan = make(tmp_path, RULE, LOW, text, text.replace("windows", "vax").replace("title: f", "title: g")).plan()
+    assert plan["filters"] == {"2.yml:1": 2, "3.yml:1": 0}
+    assert plan["remarks"] == ["3.yml:1: filter for any rule of a log source that no rule here has"]
 
 
 def test_a_kind_without_rules_wants_nothing(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def rows(item: str, values: list[Any]) -> list[int]:
         ("F|base64: foo", ["Zm9v", "foo"], [0]),
         ("F|base64offset|contains: foobar", ["xZm9vYmFyx", "xZvb2Jhcx", "xmb29iYXx", "foobar"], [0, 1, 2]),
         ("F|wide|base64offset|contains: foo", ["eGYAbwBvAHg=", "foo", "ZgBvAG8A"], [0, 2]),
+        ("F|wide: ab", ["a\0b\0", "ab"], [0]),
+        ("F|utf16le: ab", ["a\0b\0", "\0a\0b"], [0]),
+        ("F|utf16be: ab", ["a\0b\0", "\0a\0b"], [1]),
+        ("F|utf16: ab", ["\ufeffa\0b\0", "a\0b\0"], [0]),
+        ("F|utf16le|base64: foo", ["ZgBvAG8A", "AGYAbwBv"], [0]),
+        ("F|utf16be|base64: foo", ["ZgBvAG8A", "AGYAbwBv"], [1]),
+        ("F|utf16|base64: foo", ["//5mAG8AbwA=", "ZgBvAG8A"], [0]),
+        ("F|utf16be|base64offset|contains: foo", ["AGYAbwBv", "xxxAGYAbwBvxx", "ZgBvAG8A"], [0, 1]),
         ("F|contains|windash: ' -x'", ["a -x", "a /x", "a –x", "a x"], [0, 1, 2]),
         ("F|contains|all|windash: ['-a', '-b']", ["/a -b", "-a", "/b /a"], [0, 2]),
         ("F|cidr: 10.0.0.0/8", ["10.1.2.3", "11.0.0.1", "10.1.2", "010.1.2.3", "::1"], [0]),
@@ -64,6 +72,17 @@ def rows(item: str, values: list[Any]) -> list[int]:
         ("F|lte: 5.5", ["6", "5.5", "4e0"], [1, 2]),
         ("F|neq: a", ["a", "b", None], [1, 2]),
         ("F|hour: 3", ["2024-05-05T03:59:00Z", "2024-05-05T05:00:00+02:00", "2024-05-05T04:00:00Z", "x"], [0, 1]),
+        ("F|minute: 59", ["2024-05-05T03:59:00Z", "2024-05-05T03:58:00Z"], [0]),
+        ("F|day: 29", ["2024-02-29T00:00:00Z", "2024-02-28T23:00:00-05:00", "2024-02-28T00:00:00Z"], [0, 1]),
+        ("F|week: 1", ["2024-12-30T00:00:00Z", "2024-12-29T00:00:00Z"], [0]),
+        ("F|month: [2, 3]", ["2024-02-29", "2024-03-01", "2024-04-01"], [0, 1]),
+        ("F|year: 2024", ["2024-12-31T23:00:00Z", "2024-12-31T23:00:00-05:00", "no time"], [0]),
+        ("F|neq: [a, 7]", ["A", "b", "7", None], [1, 3]),
+        ("F|contains|neq: a", ["xax", "b"], [1]),
+        ("F|contains|all|neq: [a, b]", ["ab", "a", "c"], [1, 2]),
+        ("F|re|neq: '^a'", ["ab", "ba"], [1]),
+        ("F|re|i|s: 'A.B'", ["a\nb", "ab"], [0]),
+        ("F|fieldref|neq: other", ["X", "y", None], [1, 2]),
         ("F|fieldref: other", ["X", "y", None], [0]),
         ("F|fieldref|startswith: other", ["Xy", "yx"], [0]),
         ("F|fieldref|endswith: other", ["Xy", "yx"], [1]),
@@ -93,6 +112,38 @@ def test_modifier(item: str, values: list[Any], expected: list[int]) -> None:
 def test_numbers_and_booleans_are_compared_by_their_text(item: str, values: list[Any], expected: list[int]) -> None:
     """Typed columns answer as their text would."""
     assert rows(item, values) == expected
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        ("F|contains|all: a", "'F|contains|all': all needs a list of two values or more"),
+        ("F|contains|all: [a]", "'F|contains|all': all needs a list of two values or more"),
+        ("F|re|startswith: a", "'F|re|startswith': re cannot be combined with startswith"),
+        ("F|contains|re: a", "'F|contains|re': re cannot be combined with contains"),
+        ("F|hour: 24", "'F|hour': hour must be a number from 0 to 23"),
+        ("F|month: [1, 13]", "'F|month': month must be a number from 1 to 12"),
+        ("F|week: x", "'F|week': week must be a number from 1 to 53"),
+        ("F|gt: x", "GreaterThanModifier incompatible"),
+        ("F|exists: maybe", "ExistsModifier incompatible"),
+        ("F|cidr: 10.0.0.300/8", "10.0.0.300/8"),
+        ("F|cidr|contains: 10.0.0.0/8", "ContainsModifier incompatible"),
+        ("F|fieldref: 'a*'", "must not contain wildcards"),
+        ("F|wide: é漢", "only allowed for ascii"),
+        ("F|base64offset: 'a?'", "wildcards is not allowed"),
+        ("F|contains|windash: ' -a -b -c -d'", "at most three dash occurrences"),
+        ("F|fancy: a", "Unknown modifier 'fancy'"),
+    ],
+)
+def test_what_the_specification_excludes_is_refused(item: str, reason: str) -> None:
+    """The refusal says where, to the column, and why."""
+    (refusal,) = compiled(
+        f"title: t\nlogsource: {{product: windows}}\ndetection:\n  sel:\n    {item}\n  condition: sel"
+    ).refused
+    place, _, said = refusal.partition(": ")
+    assert reason in said
+    path, line, column = place.split(":")
+    assert (path, int(line) in (1, 5), int(column) > 0) == ("0.yml", True, True)
 
 
 def test_a_field_with_several_values_matches_if_one_does() -> None:
@@ -174,6 +225,14 @@ def test_a_condition_of_constants_alone_matches_every_event_of_the_kind() -> Non
     rules = engine(rule_text("{sel: {EventID: 1}, condition: sel}"))
     assert rules.plan(WINDOWS).fields == frozenset()
     assert [row for row, _ in rules.match(batch([{"x": "1"}, {"x": "2"}]))] == [0, 1]
+
+
+def test_a_field_may_be_compared_with_a_constant_of_the_kind() -> None:
+    """What every event of the kind has is in no column, on either side of a reference."""
+    events = [{FIELD: "1"}, {FIELD: "2"}]
+    assert matching_rows("{sel: {F|fieldref: EventID}, condition: sel}", events) == [0]
+    assert matching_rows("{sel: {EventID|fieldref: F}, condition: sel}", events) == [0]
+    assert matching_rows("{sel: {EventID|fieldref|neq: F}, condition: sel}", events) == [1]
 
 
 def test_a_log_source_that_nothing_feeds_matches_nothing() -> None:

@@ -41,26 +41,28 @@ def test_a_rule_keeps_what_an_alert_must_say() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (rule_text("{sel: {Image: a}, condition: other}"), "0.yml:4: "),
-        (rule_text("\n  sel:\n    Image|fancy: a\n  condition: sel\n"), "0.yml:6: Unknown modifier 'fancy'"),
+        (rule_text("{sel: {Image: a}, condition: other}"), "0.yml:4:32: "),
+        (rule_text("\n  sel:\n    Image|fancy: a\n  condition: sel\n"), "0.yml:6:11: Unknown modifier 'fancy'"),
         (
             rule_text("\n  sel:\n    Image|re: 'a(?=b)'\n  condition: sel\n"),
-            "0.yml:6: Regular expression 'a(?=b)' is invalid",
+            "0.yml:6:16: Regular expression 'a(?=b)' is invalid",
         ),
-        (rule_text("\n  sel:\n    User|expand: '%admins%'\n  condition: sel\n"), "0.yml:6: placeholder %admins%"),
+        (
+            rule_text("\n  sel:\n    User|expand: '%admins%'\n  condition: sel\n"),
+            "0.yml:6:19: placeholder %admins% has no values here",
+        ),
         (rule_text("\n  sel:\n    User|base64: 'a*'\n  condition: sel\n"), "Base64 encoding of strings with wildcards"),
-        ("title: f\nfilter: {rules: any}\n", "0.yml:2: filter documents are not supported yet"),
-        ("title: t\nlogsource: {product: windows}\n", "0.yml:1: not a Sigma rule: no detection"),
-        ("title: t\ntitle: u\n", "0.yml:2: not valid YAML: key 'title' is given twice"),
-        ("title: [\n", "0.yml:2: not valid YAML"),
-        ("- a\n- b\n", "0.yml:1: not valid YAML: a rule is a mapping"),
-        ("a: &a [x]\n? *a\n: b\n", "0.yml:1: not valid YAML"),
-        ("title: t\ndetection: 3\nlogsource: {product: windows}\n", "0.yml:1: "),
+        ("title: t\nlogsource: {product: windows}\n", "0.yml:1:1: not a Sigma rule: no detection"),
+        ("title: t\ntitle: u\n", "0.yml:2:1: not valid YAML: key 'title' is given twice"),
+        ("title: [\n", "0.yml:2:1: not valid YAML"),
+        ("- a\n- b\n", "0.yml:1:1: not valid YAML: a rule is a mapping"),
+        ("a: &a [x]\n? *a\n: b\n", "0.yml:1:1: not valid YAML"),
+        ("title: t\ndetection: 3\nlogsource: {product: windows}\n", "0.yml:1:1: "),
         ("action: nonsense\ntitle: t\n", "unknown action 'nonsense'"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_line_and_reason(text: str, reason: str) -> None:
-    """A refusal reads file:line: reason, and stops no other rule."""
+    """A refusal reads file:line:column: reason, and stops no other rule."""
     collection = compiled(text, GOOD)
     assert len(collection.rules) == 1
     assert len(collection.refused) == 1
@@ -72,6 +74,17 @@ def test_the_line_of_a_later_document_is_its_own() -> None:
     second = GOOD.replace("title: Test rule", "title: Second").replace("111111111111", "111111111112")
     collection = compiled(f"{GOOD}---\n{second}")
     assert [rule.place for rule in collection.rules] == ["0.yml:1", "0.yml:8"]
+
+
+def test_the_place_of_a_refusal_is_inside_its_own_document() -> None:
+    """What is wrong is not looked for in the documents that follow, and rather as a word than inside one."""
+    broken = "title: other\nlogsource: {product: windows}\ndetection: {condition: sel, s: {A: unselected}}\n"
+    assert refusals(f"{broken}---\n# sel\n{GOOD}") == ["0.yml:3:24: Detection 'sel' not defined in detections"]
+    untitled = rule_text("{sel: {Image: a}, condition: sel}").replace("title: Test rule\n", "")
+    assert refusals(f"{untitled}---\n{GOOD}") == ["0.yml:1:1: Sigma rule must have a title"]
+    assert refusals(f"title: x\n---\n{GOOD.replace('Test rule', 'detection')}") == [
+        "0.yml:1:1: not a Sigma rule: no detection"
+    ]
 
 
 def test_a_global_document_is_part_of_those_that_follow() -> None:
@@ -94,13 +107,13 @@ detection: {sel: {EventID: 3}, condition: sel}
 """
     collection = compiled(text)
     assert [rule.logsource for rule in collection.rules] == [("windows", None, None), ("windows", None, "system")]
-    assert collection.refused == ["0.yml:15: Sigma rule must have a title"]
+    assert collection.refused == ["0.yml:15:1: Sigma rule must have a title"]
 
 
 def test_two_rules_with_one_id_are_both_named() -> None:
     """The second is refused with the place of the first."""
     assert refusals(GOOD, GOOD) == [
-        "1.yml:3: id 11111111-1111-4111-8111-111111111111 is taken by 0.yml:1",
+        "1.yml:3:1: id 11111111-1111-4111-8111-111111111111 is taken by 0.yml:1",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`vedette rules`: which rules run, and those that are silent for a time."""
+"""`vedette rules list`, `disable` and `enable`: which rules run, and those that are silent for a time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ if TYPE_CHECKING:
 LONGEST = timedelta(days=366)
 """How far ahead an exception may end: who wants a rule gone for good leaves it out."""
 
-app = typer.Typer(help="The rules: which run, and which are silent for a time.", no_args_is_help=True)
-
 _Rule = Annotated[str, typer.Argument(metavar="ID", help="The rule's id, as 'vedette rules list' and alerts have it.")]
 _NoSign = Annotated[bool, typer.Option("--no-sign", help="Only write; sign it later with 'vedette config sign'.")]
 
 
-@app.command("disable")
 def disable(
     rule: _Rule,
     until: Annotated[str, typer.Option("--until", help="A date, a time, or how long from now: 7d, 12h, 4w.")],
@@ -52,7 +49,7 @@ def disable(
     from agent.config.edit import instant_text, put_exception
     from agent.control import login
 
-    file = _File.read(bootstrap)
+    file = File.read(bootstrap)
     end = _end(until)
     about = _known(rule, _rows(file))
     for one in file.configuration.exceptions:
@@ -73,7 +70,6 @@ def disable(
     change.make(bootstrap, key, passphrase_file, sign=not no_sign, as_json=as_json)
 
 
-@app.command("enable")
 def enable(
     rule: _Rule,
     bootstrap: Bootstrap = BOOTSTRAP,
@@ -90,7 +86,7 @@ def enable(
     """
     from agent.config.edit import end_exception, instant_text
 
-    file = _File.read(bootstrap)
+    file = File.read(bootstrap)
     found = next((one for one in file.configuration.exceptions if one.rule == rule), None)
     if found is None:
         there = ", ".join(one.rule for one in file.configuration.exceptions) or "none"
@@ -100,7 +96,6 @@ def enable(
     change.make(bootstrap, key, passphrase_file, sign=not no_sign, as_json=as_json)
 
 
-@app.command("list")
 def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     """List the rules of each detector of the configuration, those that cannot run and why, and which are silent.
 
@@ -111,7 +106,7 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
     from agent.cli.terminal import print_json, safe, say, table
     from agent.config.edit import instant_text
 
-    file = _File.read(bootstrap)
+    file = File.read(bootstrap)
     rows = _rows(file)
     ends = {one.rule: instant_text(one) for one in file.configuration.exceptions}
     withheld = _withheld(file.data)
@@ -136,7 +131,7 @@ def list_(bootstrap: Bootstrap = BOOTSTRAP, as_json: AsJson = False) -> None:
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """The configuration as it lies."""
 
     path: Path
@@ -146,7 +141,7 @@ class _File:
     locator: Locator
 
     @classmethod
-    def read(cls, bootstrap: Path) -> _File:
+    def read(cls, bootstrap: Path) -> File:
         from agent.config import load_bootstrap
         from agent.config.load import parse, read
         from agent.config.revision import FILE
@@ -161,7 +156,7 @@ class _File:
 class _Change:
     """A new text of the configuration, and what it is about."""
 
-    file: _File
+    file: File
     text: bytes
     heading: str
     facts: dict[str, Any]
@@ -202,7 +197,7 @@ class _Change:
         say(f"next: {following}")
 
 
-def _pending(file: _File, bootstrap: Path) -> list[str]:
+def _pending(file: File, bootstrap: Path) -> list[str]:
     """Return the sections in which the file differs from what runs already; none where that cannot be known."""
     from agent.cli.config import standing
     from agent.config.revision import changes
@@ -214,7 +209,7 @@ def _pending(file: _File, bootstrap: Path) -> list[str]:
     return changes(before.configuration, file.configuration) if before else []
 
 
-def _rows(file: _File) -> list[dict[str, Any]]:
+def _rows(file: File) -> list[dict[str, Any]]:
     """Return each rule of the configuration, by detector, and each that its detector refused."""
     from agent.assemble import build_detector
     from agent.ports import Ruled

@@ -1,0 +1,156 @@
+"""Signed packs of rules as people use them: signed, taken without a new revision, and refused where nobody stands for
+them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.trust import keys, pack
+from rules.sigma.documents import content_digest, read_files
+from tests.process import VEDETTE
+from tests.signing import key
+from tests.site import RULE, RULE_ID, Site
+
+PASSPHRASE = "correct horse battery staple"
+SECOND = RULE.replace(RULE_ID, "7f0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11").replace("Failed password", "Refused")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site whose configuration names its rules as the pack *own*."""
+    made = Site(tmp_path)
+    rules = {"type": "sigma", "path": str(tmp_path / "rules"), "pack": "own"}
+    made.configuration["detectors"] = {"rules": rules}
+    made.sign("root")
+    yield made
+    made.end_anyhow()
+
+
+def sign(site: Site, *options: str, name: str = "dex") -> subprocess.CompletedProcess[str]:
+    """Sign the site's rules as they lie, by the command that people use."""
+    sealed, passphrase = site.folder / f"{name}.pem", site.folder / "passphrase"
+    passphrase.write_text(PASSPHRASE)
+    if not sealed.exists():
+        sealed.write_bytes(keys.seal(key(name), PASSPHRASE.encode()))
+    words = ["rules", "sign", str(site.folder / "rules"), "--name", "own", "--key", str(sealed)]
+    return subprocess.run(
+        [*VEDETTE, *words, "--passphrase-file", str(passphrase), *options], capture_output=True, text=True, check=False
+    )
+
+
+def put(site: Site, text: str, *, version: int) -> None:
+    """Sign *text* as that version of the pack, whatever was signed before."""
+    (site.folder / "rules" / "rule.yml").write_text(text)
+    said = pack.Pack(name="own", version=version, digest=content_digest(read_files(site.folder / "rules")))
+    pack.envelope_of(site.folder / "rules").write_bytes(pack.sign(said, key("dex")))
+
+
+def test_a_new_version_runs_without_a_new_revision(site: Site) -> None:
+    """It is on record who signed it before it runs; what it finds is found from then on, and nothing twice."""
+    done = sign(site, "--json")
+    assert done.returncode == 0, done.stderr
+    assert (json.loads(done.stdout)["version"], json.loads(done.stdout)["rules"]) == (1, 1)
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    (site.folder / "rules" / "second.yml").write_text(SECOND)
+    assert "version 2" in sign(site).stdout
+    applied = site.ask("config", "apply")
+    assert "revision 1 runs; changed: pack own" in applied.stdout, applied.stderr
+    site.log_line(1)
+    site.until(lambda: len(site.delivered()) == 3)
+    assert len(set(site.delivered())) == 3
+    accepted = [one["data"] for one in site.audited("pack-accepted")]
+    assert [(one["version"], one["signers"]) for one in accepted] == [(1, ["dex"]), (2, ["dex"])]
+    assert site.ask("config", "apply").stdout.strip() == "revision 1 runs, as before"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("altered", "is about the content"),
+        ("older", "expected more than version 2, which ran before"),
+        ("same number", "expected more than version 2, which ran before"),
+        ("stranger", "expected a signature by one of"),
+        ("not allowed", "takes 1 of detection-engineer, admin"),
+        ("another name", "is about the name other"),
+        ("no signature", "is missing; sign it with"),
+        ("broken", "envelope: not plain JSON"),
+        ("nothing left", "no rules found"),
+    ],
+)
+def test_a_pack_that_may_not_run_changes_nothing(site: Site, wrong: str, reason: str) -> None:
+    """It is refused on record and in one line; what ran goes on, and finds."""
+    put(site, RULE, version=2)
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    rule, envelope = site.folder / "rules" / "rule.yml", pack.envelope_of(site.folder / "rules")
+    match wrong:
+        case "altered":
+            rule.write_text(RULE.replace("failure", "success"))
+        case "older":
+            put(site, SECOND, version=1)
+        case "same number":
+            put(site, SECOND, version=2)
+        case "stranger" | "not allowed":
+            rule.write_text(SECOND)
+            said = pack.Pack(name="own", version=3, digest=content_digest(read_files(rule.parent)))
+            envelope.write_bytes(pack.sign(said, key("eve" if wrong == "stranger" else "ana")))
+        case "another name":
+            rule.write_text(SECOND)
+            said = pack.Pack(name="other", version=3, digest=content_digest(read_files(rule.parent)))
+            envelope.write_bytes(pack.sign(said, key("dex")))
+        case "no signature":
+            envelope.unlink()
+        case "broken":
+            envelope.write_bytes(b"{")
+        case "nothing left":
+            rule.unlink()
+    applied = site.ask("config", "apply")
+    assert applied.returncode != 0
+    assert reason in " ".join(applied.stderr.split()), applied.stderr
+    assert [reason in one["data"]["reason"] for one in site.audited("pack-refused")] == [True]
+    assert not site.audited("configuration-refused")
+    site.log_line(1)
+    site.until(lambda: len(site.delivered()) == 2)
+    assert site.status()["status"] == "ok"
+
+
+def test_an_older_pack_does_not_run_after_a_restart_either(site: Site) -> None:
+    """To go back, the old content is signed under a higher number."""
+    put(site, SECOND, version=2)
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    assert site.end(15) == 0
+    put(site, RULE, version=1)
+    started = subprocess.run(
+        [*VEDETTE, "run", "-b", str(site.bootstrap)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert started.returncode == 4
+    assert "expected more than version 2" in started.stderr
+    put(site, RULE, version=3)
+    site.start()
+    site.until(lambda: site.status()["status"] == "ok")
+
+
+def test_two_may_have_to_sign(site: Site) -> None:
+    """A second signature over the same version is added to the first."""
+    access = site.configuration["access"]
+    principals = {
+        **access["principals"],
+        "eda": {"roles": ["detection-engineer"], "key": keys.to_pem(key("eda").public_key()).decode()},
+    }
+    permissions = {"packs": {"roles": ["detection-engineer"], "approvals": 2}}
+    site.configuration["access"] = {"principals": principals, "permissions": permissions}
+    site.sign("root")
+    assert sign(site).returncode == 0
+    refused = site.ask("config", "check")
+    assert "takes 2 of detection-engineer" in " ".join(refused.stderr.split())
+    done = sign(site, name="eda")
+    assert "version 1" in done.stdout
+    checked = site.ask("config", "check")
+    assert checked.returncode == 0, checked.stderr + checked.stdout
