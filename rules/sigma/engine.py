@@ -30,8 +30,10 @@ RAW = "event.original: values"
 _RAW_COLUMN = "event.original"
 _FEW = 8
 """Rows up to which deciding one by one is faster than selecting from an array."""
+
 _MEMO = 8_192
 """Values that one part of a condition remembers for a column's dictionary."""
+_MOST_ASKED = 1_024
 
 _T = TypeVar("_T")
 Bound: TypeAlias = Expression | bool
@@ -689,6 +691,8 @@ class Engine:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self._plans: dict[Kind, KindPlan] = {}
+        self._asked: dict[Kind, KindPlan] = {}
+        """Plans of kinds that somebody has asked about and that no event has had yet."""
         self._tests = _PerLeaf(predicate)
         self._sought = _PerLeaf(_sought)
         by_source: dict[Any, list[tuple[int, Rule]]] = defaultdict(list)
@@ -698,11 +702,19 @@ class Engine:
 
     def fields(self, kind: Kind) -> frozenset[str]:
         """Return the columns that the rules for *kind* read."""
-        return (self._plans.get(kind) or self._make(kind)).fields
+        return self._of(kind).fields
 
     def rules_of(self, kind: Kind) -> list[Rule]:
         """Return the rules that events of *kind* may match."""
-        return [self.rules[number] for number in (self._plans.get(kind) or self._make(kind)).numbers]
+        return [self.rules[number] for number in self._of(kind).numbers]
+
+    def _of(self, kind: Kind) -> KindPlan:
+        found = self._plans.get(kind) or self._asked.get(kind)
+        if found is None:
+            if len(self._asked) >= _MOST_ASKED:
+                self._asked.clear()
+            found = self._asked[kind] = self._make(kind)
+        return found
 
     def _make(self, kind: Kind) -> KindPlan:
         return KindPlan(kind, self._sources, self._tests, self._sought)
@@ -710,7 +722,8 @@ class Engine:
     def plan(self, kind: Kind) -> KindPlan:
         plan = self._plans.get(kind)
         if plan is None:
-            plan = self._plans[kind] = self._make(kind)
+            plan = self._plans[kind] = self._of(kind)
+            del self._asked[kind]
         return plan
 
     @property
