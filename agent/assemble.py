@@ -12,13 +12,15 @@ from agent.access import Policy
 from agent.access.policy import ARTIFACTS, PACKS
 from agent.alerting import Judge, Suppression
 from agent.alerting.enrich import MAX_BYTES, Enrich, Listing, Table, enricher
+from agent.alerting.maintenance import Maintenance, spans
 from agent.config import Accepted, Configuration, Locator, StreamConfig
 from agent.config.load import read
+from agent.config.model import MaintenanceConfig
 from agent.detect.model import ModelDetector
 from agent.detect.model import load as load_model
 from agent.errors import ConfigError, TrustError
 from agent.featurise.recipe import schema_hash
-from agent.model import SECOND, Timestamp
+from agent.model import NO_TIME, SECOND, Timestamp
 from agent.normalise.clock import from_datetime
 from agent.pipeline import Filter, Pipeline
 from agent.ports import Detector, Referring, Ruled, Sink, Source
@@ -27,6 +29,7 @@ from agent.stream import Stream
 from agent.trust import pack
 from agent.trust.admission import Admitted, Terms, admit
 from agent.trust.pack import Pack
+from agent.zones import zone_of
 
 T = TypeVar("T")
 DAY = 24 * 3_600 * SECOND
@@ -221,7 +224,20 @@ def build_judge(
         span=span,
         stamp=stamp,
         exceptions={one.rule: from_datetime(one.until) for one in configuration.exceptions},
+        maintenance=[_maintenance(name, one) for name, one in configuration.maintenance.items()],
         enrich=enrich,
+    )
+
+
+def _maintenance(name: str, section: MaintenanceConfig) -> Maintenance:
+    return Maintenance(
+        name,
+        from_datetime(section.since) if section.since else NO_TIME,
+        from_datetime(section.until),
+        {field: frozenset(map(str.lower, values)) for field, values in section.where.items()},
+        frozenset(section.rules),
+        spans(section.weekly),
+        zone_of(section.zone),
     )
 
 

@@ -50,6 +50,7 @@ PERMISSIONS: Mapping[str, Permission] = _rows(
         "alerts": "detection-engineer",
         "enrichments": "detection-engineer",
         "exceptions": "detection-engineer analyst",
+        "maintenance": "detection-engineer analyst operator",
         "models": "ml-engineer",
         "audit": "",
         "access": "",

@@ -10,6 +10,7 @@ import orjson
 
 from agent.alerting import document
 from agent.alerting.enrich import Enrich
+from agent.alerting.maintenance import Maintenance
 from agent.errors import RecordError
 from agent.model import (
     DOCUMENT,
@@ -42,6 +43,8 @@ is one of them; ``""`` is the hour before which all has been forgotten.
 """
 EXCEPTED = "excepted"
 """Counts findings that an exception keeps from being alerts: all of them, and under ``excepted.<rule>`` each rule's."""
+MAINTENANCE = "maintenance"
+"""Counts, under ``maintenance.<name>``, findings that a planned time keeps from being alerts."""
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 _HOURS_KEPT = 24
@@ -166,12 +169,13 @@ class Judge:
         span: tuple[Timestamp, Timestamp] | None = None,
         exceptions: Mapping[str, Timestamp] | None = None,
         enrich: Enrich | None = None,
+        maintenance: Sequence[Maintenance] = (),
     ) -> None:
         """*stamp*: what every alert says under ``vedette`` of the configuration it was raised under; without one it is
         ``trust: local``. With a *span*, findings about other times than [start, end) make no alerts.
 
-        *exceptions* say by rule until when its findings, by event time, are counted and make no alerts. *enrich* adds
-        to a document what is known of what it is about."""
+        *exceptions* say by rule until when its findings, by event time, are counted and make no alerts; so do
+        those about what is under *maintenance*. *enrich* adds to a document what is known of what it is about."""
         self._normaliser = normaliser
         self._tenant = tenant
         self._stream = stream
@@ -181,11 +185,13 @@ class Judge:
         self._span = span
         self._exceptions = exceptions or {}
         self._enrich = enrich
+        self._maintenance = tuple(maintenance)
 
     @property
     def fields(self) -> frozenset[str]:
-        """The ECS fields that an alert's id depends on."""
-        return frozenset(name for one in self._suppressions.values() for name in one.by)
+        """The ECS fields that decide whether there is an alert and what its id is."""
+        by = {name for one in self._suppressions.values() for name in one.by}
+        return frozenset(by.union(*(one.where for one in self._maintenance)))
 
     def judge(
         self,
@@ -217,9 +223,13 @@ class Judge:
         for finding in everything:
             source, partial = self._source(finding, whole, at_hand, records.as_of)
             seen = source
-            by_fields = finding.detector.id in self._suppressions
+            planned = [one for one in self._maintenance if self._may_fall_under(one, finding)]
+            by_fields = planned or finding.detector.id in self._suppressions
             if by_fields and records.projected and finding.evidence and finding.evidence[0] in at_hand:
                 seen, _ = self._source(finding, at_hand, at_hand, records.as_of)
+            if under := next((one for one in planned if one.fits(seen)), None):
+                self._withhold(finding, state, f"{MAINTENANCE}.{under.name}")
+                continue
             alerts.extend(self._alerts(finding, self._id(finding, seen), source, partial, records, state))
         return alerts
 
@@ -229,9 +239,17 @@ class Judge:
         until = self._exceptions.get(finding.detector.id)
         if until is None or finding.time >= until:
             return True
-        state.count(EXCEPTED)
-        state.count(f"{EXCEPTED}.{finding.detector.id}")
+        self._withhold(finding, state)
         return False
+
+    @staticmethod
+    def _withhold(finding: Finding, state: StateView, *why: str) -> None:
+        for name in (EXCEPTED, f"{EXCEPTED}.{finding.detector.id}", *why):
+            state.count(name)
+
+    @staticmethod
+    def _may_fall_under(plan: Maintenance, finding: Finding) -> bool:
+        return finding.detector.kind != "quality" and plan.covers(finding.detector.id, finding.time)
 
     def _alerts(
         self, finding: Finding, id: str, source: Mapping[str, Any], partial: bool, records: Records, state: StateView

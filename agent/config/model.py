@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from agent.access import PERMISSIONS, Permission, Role
+from agent.alerting.maintenance import spans
 from agent.errors import TrustError
 from agent.trust import keys
+from agent.zones import zone_of
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -106,6 +108,48 @@ class ExceptionConfig(_Section):
         if rule.startswith("vedette."):
             raise ValueError("what Vedette says of itself cannot be silenced")
         return rule
+
+
+class MaintenanceConfig(_Section):
+    """A planned time in which events of *where* raise no alerts of *rules* (of any, if none is named).
+
+    It goes by event time, is counted, and ends by itself.
+    """
+
+    until: Instant
+    reason: Line
+    owner: Line
+    """Whom to ask."""
+    since: Instant | None = None
+    where: dict[Line, Annotated[list[Line], Field(min_length=1, max_length=1000)]] = {}
+    """ECS fields with the values that an event must have one of, in every field; case does not matter."""
+    rules: list[Line] = Field(default=[], max_length=1000)
+    weekly: list[Line] = Field(default=[], max_length=100)
+    """Spans of the week, `Sat 22:00-06:00` or `Mon-Fri 08:00-18:00`; without one it is all the time."""
+    zone: Line = "UTC"
+    """Zone of the spans, such as `Europe/Berlin`."""
+
+    @field_validator("weekly")
+    @classmethod
+    def _spans(cls, texts: list[str]) -> list[str]:
+        spans(texts)
+        return texts
+
+    @field_validator("zone")
+    @classmethod
+    def _known(cls, zone: str) -> str:
+        zone_of(zone)
+        return zone
+
+    @model_validator(mode="after")
+    def _scoped(self) -> MaintenanceConfig:
+        if not self.where and not self.rules:
+            raise ValueError("expected where, rules or both: nothing silences everything")
+        if self.since is not None and self.since >= self.until:
+            raise ValueError("since: expected a time before until")
+        if any(rule.startswith("vedette.") for rule in self.rules):
+            raise ValueError("rules: what Vedette says of itself cannot be silenced")
+        return self
 
 
 class EnrichmentConfig(_Section):
@@ -206,6 +250,7 @@ class Configuration(_Section):
     alerts: AlertsConfig = AlertsConfig()
     enrichments: dict[Name, EnrichmentConfig] = {}
     exceptions: list[ExceptionConfig] = Field(default=[], max_length=1000)
+    maintenance: dict[Name, MaintenanceConfig] = {}
     dead_letters: DeadLettersConfig = DeadLettersConfig()
     audit: AuditConfig = AuditConfig()
     access: AccessConfig = AccessConfig()

@@ -220,7 +220,7 @@ def _correlate(documents: Iterable[Document], places: dict[str, str], collection
             if about["id"] in places:
                 raise _Refused(f"id {about['id']} is taken by {places[about['id']]}", "id:")
         except (CorrelationError, _Refused) as refusal:
-            collection.refused.append(f"{document.place(refusal.needle)}: {refusal}")
+            collection.refused.append(f"{document.spot(refusal.needle)}: {refusal}")
             continue
         if "id" not in document.data:
             collection.remarks.append(f"{about['place']}: rule without id, named {about['id']} after its content")
@@ -236,7 +236,7 @@ def _correlate(documents: Iterable[Document], places: dict[str, str], collection
                     raise CorrelationError("correlations that refer to each other in a circle", "rules:")
                 rules, fields, expression, bounds = resolve(written, referred)
             except CorrelationError as refusal:
-                collection.refused.append(f"{document.place(refusal.needle)}: {refusal}")
+                collection.refused.append(f"{document.spot(refusal.needle)}: {refusal}")
                 continue
             one = Correlation(
                 **about,

@@ -273,7 +273,7 @@ CAUSES: Mapping[str, tuple[Sequence[str], Sequence[str], str]] = {
 
 @dataclass
 class Difference:
-    """What one tool and we do not both report of one rule, and why."""
+    """What one tool and we do not both report of one rule, and why; *events* are lines or record numbers by file."""
 
     input: str
     tool: str
@@ -282,7 +282,7 @@ class Difference:
     only: str
     matches: int
     cause: str
-    example: str
+    events: dict[str, str]
 
 
 def differences(which: str, ours: set[Event], rules: frozenset[str]) -> tuple[list[Difference], int]:
@@ -298,8 +298,8 @@ def differences(which: str, ours: set[Event], rules: frozenset[str]) -> tuple[li
             for rule, group in _by_rule(matches).items():
                 row = summary.get(rule, {"class": "", "title": ""})
                 cause = _cause(row, tool, only, len(group))
-                example = " ".join(group[0][1:])
-                found.append(Difference(which, tool, rule, row["title"], only, len(group), cause, example))
+                events = {file: " ".join(one[2] for one in group if one[1] == file) for _, file, _ in group}
+                found.append(Difference(which, tool, rule, row["title"], only, len(group), cause, events))
     return found, aside
 
 

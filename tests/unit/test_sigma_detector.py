@@ -138,7 +138,7 @@ def test_rules_can_be_left_out_by_level_status_and_id(tmp_path: Path) -> None:
         ({"path": "/x", "pth": 1}, "pth: unknown key"),
         ({"path": 3}, "path must be a str"),
         ({"path": "/x", "pipeline": [3]}, "pipeline must list files"),
-        ({"path": "/x", "pipeline": ["/does/not/exist"]}, "cannot read rules"),
+        ({"path": "builtin", "pipeline": ["/does/not/exist"]}, "cannot read rules"),
         ({"path": "/x", "min_level": "loud"}, "min_level must be one of informational, low"),
         ({"path": "/does/not/exist"}, "cannot read rules"),
     ],
