@@ -7,7 +7,6 @@ visible as ``\\xff`` in what is read: one odd byte in a name hides nothing.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from functools import partial
 
 import re2
@@ -35,11 +34,7 @@ class Form:
         self._names = [(name.decode() if isinstance(name, bytes) else name, number) for number, name in numbered]
         everything = _EVERYTHING.fullmatch(expression)
         self._everything = everything[1] if everything else ""
-        self.first = range(256)
-        if expression.startswith(("^", "(?s)^")):
-            with suppress(error):  # RE2 cannot say
-                least, greatest = regex.possiblematchrange(_RANGE_BYTES)
-                self.first = range(least[0] if least else 0, greatest[0] + 1)
+        self.first = _first_bytes(expression.encode(), options)
 
     def read(self, data: bytes) -> dict[str, str] | None:
         """Return the named groups that took part, or None if *data* has not this form."""
@@ -53,6 +48,17 @@ class Form:
             for name, number in self._names
             if (span := spans[number])[0] >= 0
         }
+
+
+def _first_bytes(expression: bytes, options: re2.Options) -> range:
+    """Return the bytes that a text of this form may begin with: any, unless each alternative is bound to the begin."""
+    try:
+        inside = re2.compile(b"[\n_](?:%b)" % expression, options).possiblematchrange(_RANGE_BYTES)
+        least, greatest = re2.compile(expression, options).possiblematchrange(_RANGE_BYTES)
+    except error:  # RE2 cannot say
+        return range(256)
+    is_bound = inside == (b"\n", b"_")
+    return range(least[0], greatest[0] + 1) if is_bound and least else range(256)
 
 
 def text_of(data: bytes) -> str:

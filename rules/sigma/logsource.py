@@ -56,8 +56,9 @@ def _sysmon(*codes: int) -> list[Fields]:
     return [_event(_SYSMON, *codes)]
 
 
-def _dataset(*names: str) -> list[Fields]:
-    return [{"event.dataset": list(names)}]
+def _dataset(*names: str, **more: str) -> list[Fields]:
+    """Return a log source that is not Windows: events of a Windows channel without a data set have none of its rules."""
+    return [{"winlog.channel": False, "event.dataset": list(names), **more}]
 
 
 def _zeek(log: str) -> str:
@@ -122,7 +123,7 @@ CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("kubernetes", "application"): _dataset("kubernetes.audit_logs"),
     ("linux", "process_creation"): [
         _event(_LINUX_SYSMON, 1),
-        {"winlog.channel": False, "event.dataset": "auditd.log", "event.action": "execve"},
+        *_dataset("auditd.log", **{"event.action": "execve"}),
     ],
     ("linux", "network_connection"): [_event(_LINUX_SYSMON, 3)],
     ("linux", "process_termination"): [_event(_LINUX_SYSMON, 5)],
@@ -133,6 +134,7 @@ CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
         {"winlog.channel": False, "event.dataset": ["apache.access", "nginx.access", "iis.access", "web.access"]},
         {"winlog.channel": False, "event.category": "web"},
     ],
+    (None, "antivirus"): [_event("Microsoft-Windows-Windows Defender/Operational", 1006, 1007, 1116, 1117)],
     (None, "database"): _dataset("mysql.error", "postgresql.log"),
     (None, "firewall"): _dataset(*_FIREWALLS),
     (None, "proxy"): _dataset("squid.log"),
@@ -218,10 +220,10 @@ SERVICES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("azure", "riskdetection"): _dataset("azure.identity_protection", "azure.platformlogs"),
     ("azure", "signinlogs"): _dataset("azure.signinlogs"),
     ("cisco", "aaa"): _dataset("cisco_asa.log"),
-    ("fortigate", "event"): [{"event.dataset": "fortinet_fortigate.log", "fortinet.firewall.type": "event"}],
+    ("fortigate", "event"): _dataset("fortinet_fortigate.log", **{"fortinet.firewall.type": "event"}),
     ("fortios", "sslvpnd"): _dataset("fortinet_fortigate.log"),
     ("gcp", "gcp.audit"): _dataset("gcp.audit"),
-    ("gcp", "google_workspace.login"): [{"event.dataset": "gcp.audit", "service.name": "login.googleapis.com"}],
+    ("gcp", "google_workspace.login"): _dataset("gcp.audit", **{"service.name": "login.googleapis.com"}),
     ("github", "audit"): _dataset("github.audit"),
     ("kubernetes", "audit"): _dataset("kubernetes.audit_logs"),
     ("m365", "audit"): _dataset("o365.audit"),
@@ -257,6 +259,7 @@ _WEB = {
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
     "": {"gcp.audit.method_name": "event.action", "riskEventType": "azure.properties.riskEventType"},
+    "antivirus": {"Signature": "winlog.event_data.Threat Name", "Filename": "winlog.event_data.Path"},
     "firewall": {
         "src_ip": "source.ip",
         "src_port": "source.port",

@@ -242,8 +242,8 @@ def test_what_cannot_run_is_refused_with_its_line_and_reason(text: str, reason: 
     collection = compiled(text, FAILED + WORKED + MANY)
     assert len(collection.correlations) == 1
     assert len(collection.refused) == 1, collection.refused
-    assert reason in re.sub(r"^(0\.yml:\d+):\d+: ", r"\1: ", collection.refused[0])
-    assert re.match(r"0\.yml:\d+:\d+: ", collection.refused[0]), "file, line and column"
+    assert reason in re.sub(r"^(\d\.yml:\d+):\d+: ", r"\1: ", collection.refused[0])
+    assert re.match(r"\d\.yml:\d+:\d+: ", collection.refused[0]), "file, line and column"
 
 
 def test_rules_that_are_refused_take_their_correlations_with_them() -> None:

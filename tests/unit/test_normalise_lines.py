@@ -212,3 +212,28 @@ kinds: [{constants: {event.kind: event}}]
     read = line_reader("text", AS_OF, patterns_of([mapping]))
     found = [read(line)["pattern"] for line in (b"door 4 by ann", b"door 4", b"4 by ann")]
     assert found == ["opened", "other", "other"]
+
+
+@pytest.mark.parametrize(
+    ("form", "line"),
+    [
+        ("^(?P<door>opened)|(?P<gate>shut)", b"gate 4 shut"),
+        ("^(?P<door>o*)", b"shut"),
+        ("^(?P<door>)", b"shut"),
+        (r"^(?P<door>door)|\B(?P<gate>ate)", b"gate 4"),
+    ],
+)
+def test_a_pattern_is_tried_on_each_line_that_has_its_form(form: str, line: bytes) -> None:
+    """The first byte rules out no line that matches: not further inside, not with nothing."""
+    mapping = parse_mapping(
+        f"""
+mapping: doors
+format: syslog
+prefix: doors.
+shapes: {{line: {{when: [door], time: [time]}}}}
+patterns: [{{programs: ["-"], match: [{{name: doors, regex: '{form}'}}]}}]
+kinds: [{{constants: {{event.kind: event}}}}]
+""",
+        "doors.yml",
+    )
+    assert line_reader("text", AS_OF, patterns_of([mapping]))(line)["pattern"] == "doors"

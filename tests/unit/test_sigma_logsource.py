@@ -11,19 +11,26 @@ import orjson
 import pytest
 import yaml
 
-from agent.model import Chunk, Records
+from agent.model import Chunk, Kind, Records
 from agent.normalise import Normaliser
 from agent.normalise.clock import parse
 from agent.normalise.mapping import installed
 from agent.state import State
 from rules.detector import SigmaDetector, build
 from rules.sigma import logsource
-from tests.sigma_events import rule_text
+from tests.sigma_events import engine, rule_text
 
 REPO = Path(__file__).parents[2]
 DATA = Path(os.environ.get("VEDETTE_TEST_DATA", REPO.parent / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"real rules are not at {DATA}; set VEDETTE_TEST_DATA")
 
+DEFENDER = {
+    "@timestamp": "2026-11-20T09:00:00Z",
+    "EventID": 1116,
+    "Channel": "Microsoft-Windows-Windows Defender/Operational",
+    "SourceName": "Microsoft-Windows-Windows Defender",
+    "Hostname": "ws-07.corp.example.com",
+}
 OKTA = {"published": "2026-11-20T09:00:00Z", "actor": {"id": "u1", "alternateId": "ann@a.example"}, "uuid": "1"}
 AZURE = {"time": "2026-11-20T09:00:00Z", "resourceId": "/tenants/t", "operationName": "x", "category": "Administrative"}
 DIRECTORY = AZURE | {"category": "AuditLogs", "properties": {"id": "1", "result": "success"}}
@@ -66,6 +73,7 @@ ELSEWHERE = {"azure.activitylogs", "azure.identity_protection", "web.access"}
 """Data sets of documents in a SIEM, which other agents wrote."""
 
 FIRES: list[tuple[str, Any]] = [
+    ("av_password_dumper", DEFENDER | {"Threat Name": "HackTool:Win32/Mimikatz!pz", "Path": "file:_C:\\a.exe"}),
     ("okta_admin_role_assignment_created", OKTA | {"eventType": "iam.resourceset.bindings.add"}),
     (
         "okta_fastpass_phishing_detection",
@@ -147,6 +155,7 @@ def test_a_native_event_is_found_by_the_rule_of_its_log_source_and_by_no_other(t
 @pytest.mark.parametrize(
     ("source", "event"),
     [
+        ("{category: antivirus}", DEFENDER | {"EventID": 5001}),
         ("{category: proxy}", ASA % "x"),
         ("{category: firewall}", SQUID % "http://a.example/"),
         ("{product: zeek, service: http}", at("dns", query="a.example")),
@@ -160,6 +169,15 @@ def test_the_neighbour_is_another_log_source(tmp_path: Path, source: str, event:
     """A log of the same product, or of the same kind of device, that is not the log source is left alone."""
     (tmp_path / "rule.yml").write_text(rule_text("{sel: {a: null}, condition: sel}", source))
     assert find(build("sigma", {"path": str(tmp_path)}, None), event) == []
+
+
+def test_windows_pays_nothing_for_other_products() -> None:
+    """An event of a Windows channel that has no data set has no rule of another product to look at."""
+    products = [f"{{product: {name}}}" for name in logsource.PRODUCTS]
+    categories = [f"{{category: {name}}}" for name in ("antivirus", "database", "firewall", "proxy")]
+    setup = Kind("windows", (("event.code", "1"), ("winlog.channel", "Setup")), {}, "winlog.event_data.")
+    rules = engine(*(rule_text("{sel: {a: b}, condition: sel}", one) for one in products + categories))
+    assert [rule.logsource for rule in rules.rules_of(setup)] == [("windows", None, None)]
 
 
 def test_each_data_set_is_one_that_a_mapping_writes() -> None:
