@@ -77,6 +77,21 @@ def build(
     return document
 
 
+def value_at(document: Mapping[str, Any], name: str) -> Any:
+    """Return what a nested document has at a dotted *name*; None if nothing."""
+    found: Any = document
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def texts_at(document: Mapping[str, Any], name: str) -> list[str]:
+    """Return the plain values that a nested document has at a dotted *name*, as texts."""
+    found = value_at(document, name)
+    values = found if isinstance(found, list | tuple) else [found]
+    return [_text(one) for one in values if one is not None and not isinstance(one, list | tuple | dict)]
+
+
 def _rule(finding: Finding) -> dict[str, Any]:
     """Return `rule.*`: whoever shares an alert of a DRL-licensed rule must keep its author."""
     about = finding.detector
@@ -148,6 +163,8 @@ def _put(place: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return value if isinstance(value, str) else ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from agent.alerting.document import texts_at
 from agent.errors import ConfigError, TrustError
 from agent.model import Timestamp, Value
 from agent.normalise.catalogue import Converter, catalogue
@@ -121,7 +122,7 @@ class Table:
         if self.is_stale(now):
             own.setdefault("enrichment_stale", []).append(terms.name)
         for name in terms.match:
-            for value in _values(_get(document, name)):
+            for value in texts_at(document, name):
                 row = self.find(value)
                 if row is None:
                     continue
@@ -145,7 +146,7 @@ class Table:
 
     def _set(self, document: dict[str, Any], name: str, value: str, row: Row) -> None:
         if self.terms.tags:
-            tags = list(_values(document.get("tags")))
+            tags = texts_at(document, "tags")
             document["tags"] = [*tags, *(tag for tag in self.terms.tags if tag not in tags)]
         indicator: dict[str, Any] = {}
         for column, targets in self._targets:
@@ -230,19 +231,6 @@ def _targets(terms: Listing, target: str, path: str) -> dict[str, tuple[str, Con
             raise ConfigError(f"set: {target}: ECS has no field {full}; the row is kept without it", path)
         found[name] = full, catalogue().converter(full)
     return found
-
-
-def _get(document: Mapping[str, Any], name: str) -> Any:
-    found: Any = document
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
-
-
-def _values(value: Any) -> Iterator[str]:
-    for one in value if isinstance(value, list | tuple) else (value,):
-        if one is not None and not isinstance(one, dict | list):
-            yield _text(one)
 
 
 def _put(document: dict[str, Any], name: str, value: Value) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.alerting.document import texts_at
 from agent.model import Timestamp
 
 FIELDS = ("host.name", "user.name", "source.ip", "destination.ip")
@@ -53,11 +54,8 @@ def entities(alert: Alert) -> list[Entity]:
     """Return whom an alert is about: hosts, users and addresses, names in lower case."""
     found: list[Entity] = []
     for name in FIELDS:
-        value: Any = alert["document"]
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and one and (name, one.lower()) not in found:
+        for one in texts_at(alert["document"], name):
+            if one and (name, one.lower()) not in found:
                 found.append((name, one.lower()))
     return found
 
@@ -144,8 +142,5 @@ def _incident(group: Sequence[Alert], levels: Sequence[str]) -> Incident:
 
 
 def _techniques(alert: Alert) -> Iterator[str]:
-    threat = alert["document"].get("threat")
-    technique = threat.get("technique") if isinstance(threat, Mapping) else None
-    for one in (technique, technique.get("subtechnique") if isinstance(technique, Mapping) else None):
-        ids = one.get("id") if isinstance(one, Mapping) else None
-        yield from (id for id in (ids if isinstance(ids, list) else [ids]) if isinstance(id, str))
+    for name in ("threat.technique.id", "threat.technique.subtechnique.id"):
+        yield from texts_at(alert["document"], name)

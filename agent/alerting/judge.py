@@ -282,7 +282,7 @@ class Judge:
     def _id(self, finding: Finding, source: Mapping[str, Any]) -> str:
         """Return the alert's id. *source* is what was evaluated: whether the rest can still be had must not matter."""
         suppression = self._suppressions.get(finding.detector.id)
-        values = [str(_lookup(source, name)) for name in suppression.by] if suppression else []
+        values = [str(document.value_at(source, name)) for name in suppression.by] if suppression else []
         return alert_id(self._tenant, finding, suppression, values)
 
     def _let_out(self, finding: Finding, id: str, state: StateView) -> tuple[bool, Finding | None]:
@@ -392,10 +392,3 @@ def nest(fields: Mapping[str, Any]) -> dict[str, Any]:
             place = inner
         place[last] = value
     return nested
-
-
-def _lookup(document: Mapping[str, Any], name: str) -> Any:
-    found: Any = document
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any
 
+from agent.alerting.document import texts_at
 from agent.model import Timestamp
 from agent.normalise.clock import to_datetime
 
@@ -45,7 +46,9 @@ class Maintenance:
 
     def fits(self, document: Mapping[str, Any]) -> bool:
         """Say whether *document* has one of the wanted values in every field of *where*, whatever their case."""
-        return all(not wanted.isdisjoint(_texts(document, name)) for name, wanted in self.where.items())
+        return all(
+            not wanted.isdisjoint(map(str.lower, texts_at(document, name))) for name, wanted in self.where.items()
+        )
 
 
 def spans(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
@@ -77,10 +80,3 @@ def _minutes(hours: str, minutes: str, text: str) -> int:
     if found > _DAY or int(minutes) > 59:
         raise ValueError(f"no time of day in {text!r}")
     return found
-
-
-def _texts(document: Mapping[str, Any], name: str) -> set[str]:
-    found: Any = document
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return {str(one).lower() for one in (found if isinstance(found, list | tuple) else [found]) if one is not None}

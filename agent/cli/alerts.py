@@ -374,17 +374,14 @@ def _techniques(document: Mapping[str, Any]) -> list[str]:
 
 
 def _at(document: Mapping[str, Any], name: str) -> Any:
-    found = _value(document, name)
+    from agent.alerting.document import value_at
+
+    found = value_at(document, name)
     return " ".join(map(str, found)) if isinstance(found, list) else found
 
 
 def _all(document: Mapping[str, Any], name: str) -> list[Any]:
-    found = _value(document, name)
+    from agent.alerting.document import value_at
+
+    found = value_at(document, name)
     return found if isinstance(found, list) else [] if found is None else [found]
-
-
-def _value(document: Mapping[str, Any], name: str) -> Any:
-    found: Any = document
-    for part in name.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found

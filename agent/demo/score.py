@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 import orjson
 
+from agent.alerting.document import value_at
+
 Expectation = Literal["rule", "baseline", "missed", "quiet", "loud"]
 """What we think of a step: an attack that a rule sees, that only a baseline sees, that nothing sees yet;
 something harmless that stays quiet, or that raises an alarm all the same."""
@@ -135,13 +137,13 @@ class _Facts:
     """What an alert says about where, when and who."""
 
     def __init__(self, alert: Mapping[str, Any], files: Iterable[str]) -> None:
-        self.rule = str(_get(alert, "rule.name") or _get(alert, "rule.id") or _get(alert, "message"))
-        cited = _get(alert, "vedette.evidence.records") or []
+        self.rule = str(value_at(alert, "rule.name") or value_at(alert, "rule.id") or value_at(alert, "message"))
+        cited = value_at(alert, "vedette.evidence.records") or []
         self._places = {(_file(str(record["path"]), files), str(record["key"])) for record in cited}
         self._logs = {file.partition("/")[0] for file, _ in self._places}
-        self._start = _seconds(_get(alert, "event.start") or alert["@timestamp"])
-        self._end = _seconds(_get(alert, "event.end") or alert["@timestamp"])
-        self._entity: Mapping[str, str] = _get(alert, "vedette.entity") or {}
+        self._start = _seconds(value_at(alert, "event.start") or alert["@timestamp"])
+        self._end = _seconds(value_at(alert, "event.end") or alert["@timestamp"])
+        self._entity: Mapping[str, str] = value_at(alert, "vedette.entity") or {}
 
     def belongs_to(self, step: Step) -> bool:
         return any((file, str(offset)) in self._places for file, offset in step.places) or self._counts(step)
@@ -162,13 +164,6 @@ class _Facts:
 def _file(path: str, files: Iterable[str]) -> str:
     """The labelled file that lies at *path*, wherever the folder is."""
     return max((file for file in files if path.endswith(f"/{file}")), key=len, default=path)
-
-
-def _get(document: Mapping[str, Any], name: str) -> Any:
-    value: Any = document
-    for part in name.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _seconds(text: str) -> float:

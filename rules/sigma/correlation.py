@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, TypeAlias, cast, get_args
 
-from agent.model import SECOND, Level
+from agent.model import SECOND
+from rules.sigma.documents import About
 
 Type: TypeAlias = Literal[
     "event_count", "value_count", "temporal", "temporal_ordered", "value_sum", "value_avg", "value_percentile",
@@ -47,20 +48,14 @@ class CorrelationError(Exception):
         self.needle = needle
 
 
-@dataclass(frozen=True, slots=True)
-class Correlation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correlation(About):
     """A correlation: what it says of itself, which rules (ids, of rules or correlations) it joins and when it holds.
 
     *bounds* are comparisons that must all hold, or *expression* must. *fields* has, for each of *rules*, the fields
     that stand for *group_by*; *values* the fields that are counted or measured. *timespan* is in microseconds.
     """
 
-    id: str
-    title: str
-    level: Level
-    place: str
-    digest: str
-    name: str
     type: Type
     rules: tuple[str, ...]
     group_by: tuple[str, ...]
@@ -71,13 +66,6 @@ class Correlation:
     values: tuple[str, ...] = ()
     percentile: float = 0.0
     generate: bool = False
-    description: str = ""
-    author: str = ""
-    license: str = ""
-    status: str = ""
-    tags: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
-    false_positives: tuple[str, ...] = ()
 
     @property
     def monotone(self) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from agent.errors import ConfigError
+from agent.model import Level
 
 MAX_FILE = 1 << 20
 MAX_TOTAL = 1 << 28
@@ -57,6 +58,25 @@ class Document:
                 if found := re.search(pattern, line):
                     return f"{self.path}:{number}:{found.start() + 1}"
         return f"{self.path}:{self.line}:1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a document says of itself, a rule or a correlation; *digest* names exactly what it says."""
+
+    id: str
+    title: str
+    level: Level
+    place: str
+    digest: str
+    name: str = ""
+    description: str = ""
+    author: str = ""
+    license: str = ""
+    status: str = ""
+    tags: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    false_positives: tuple[str, ...] = ()
 
 
 Files = list[tuple[str, bytes]]

@@ -57,7 +57,7 @@ def _sysmon(*codes: int) -> list[Fields]:
 
 
 def _dataset(*names: str, **more: str) -> list[Fields]:
-    """Return a log source that is not Windows: events of a Windows channel without a data set have none of its rules."""
+    """Return a log source that is not Windows: a Windows channel without a data set has none of its rules."""
     return [{"winlog.channel": False, "event.dataset": list(names), **more}]
 
 
@@ -223,10 +223,14 @@ SERVICES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("fortigate", "event"): _dataset("fortinet_fortigate.log", **{"fortinet.firewall.type": "event"}),
     ("fortios", "sslvpnd"): _dataset("fortinet_fortigate.log"),
     ("gcp", "gcp.audit"): _dataset("gcp.audit"),
+    ("gcp", "google_workspace.admin"): _dataset("gcp.audit", **{"service.name": "admin.googleapis.com"}),
     ("gcp", "google_workspace.login"): _dataset("gcp.audit", **{"service.name": "login.googleapis.com"}),
     ("github", "audit"): _dataset("github.audit"),
     ("kubernetes", "audit"): _dataset("kubernetes.audit_logs"),
     ("m365", "audit"): _dataset("o365.audit"),
+    ("m365", "exchange"): _dataset("o365.audit"),
+    ("m365", "threat_detection"): _dataset("o365.audit"),
+    ("m365", "threat_management"): _dataset("o365.audit"),
     ("okta", "okta"): _dataset("okta.system"),
     **{("zeek", log): _dataset(_zeek(log)) for log in _ZEEK_LOGS},
     (None, "apache"): [{"winlog.channel": False, "event.dataset": ["apache.access", "apache.error"]}],

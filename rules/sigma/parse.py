@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -29,11 +29,11 @@ import orjson
 from agent.errors import TrustError
 from agent.model import Level, digest
 from rules.sigma.correlation import Correlation, CorrelationError, Draft, Referred, draft, resolve
-from rules.sigma.documents import Document, content_digest, parse_documents, read_files
+from rules.sigma.documents import About, Document, content_digest, parse_documents, read_files
 from rules.sigma.predicate import ANY, ONE, predicate
 from rules.sigma.setting import Setting, SettingError, is_setting
 
-ENGINE = "4"
+ENGINE = "5"
 """Raise it whenever the compiled form changes: it is part of the cache's key, with the version of pySigma."""
 
 Expression: TypeAlias = list[Any]
@@ -50,27 +50,14 @@ _REFERENCE = {
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule(About):
     """A Sigma rule: what it says of itself, the log source it is for and its condition."""
 
-    id: str
-    title: str
-    level: Level
-    place: str
-    digest: str
     product: str | None
     category: str | None
     service: str | None
     condition: Expression
-    name: str = ""
-    description: str = ""
-    author: str = ""
-    license: str = ""
-    status: str = ""
-    tags: tuple[str, ...] = ()
-    references: tuple[str, ...] = ()
-    false_positives: tuple[str, ...] = ()
     filters: tuple[str, ...] = ()
     """Where the filters stand that are part of the condition."""
 
@@ -126,19 +113,17 @@ def _read_cache(file: Path) -> Collection | None:
         if check.decode("ascii") != digest(body.hex()):
             return None
         data = orjson.loads(body)
-        rules = [Rule(*row[:-4], *map(tuple, row[-4:])) for row in data["rules"]]
-        correlations = [Correlation(**{name: _tupled(name, value) for name, value in row.items()})
-                        for row in data["correlations"]]  # fmt: skip
+        rules = [Rule(**{name: _tupled(name, value) for name, value in row.items()}) for row in data["rules"]]
+        correlations = [
+            Correlation(**{name: _tupled(name, value) for name, value in row.items()}) for row in data["correlations"]
+        ]
         return Collection(rules, correlations, data["refused"], data["remarks"], data["filters"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _write_cache(file: Path, collection: Collection) -> None:
-    rows = [[getattr(rule, name) for name in Rule.__slots__] for rule in collection.rules]
-    joined = [asdict(one) for one in collection.correlations]
-    lists = {name: getattr(collection, name) for name in ("refused", "remarks", "filters")}
-    body = orjson.dumps({"rules": rows, "correlations": joined, **lists})
+    body = orjson.dumps(collection)
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # nobody can have laid a link there
     try:
@@ -152,8 +137,8 @@ def _write_cache(file: Path, collection: Collection) -> None:
 
 
 def _tupled(name: str, value: Any) -> Any:
-    """Return *value* as a correlation holds it: JSON has lists for tuples."""
-    if name == "expression" or not isinstance(value, list):
+    """Return *value* as a rule or correlation holds it: JSON has lists for tuples."""
+    if name in ("expression", "condition") or not isinstance(value, list):
         return value
     return tuple(_tupled(name, each) for each in value)
 

@@ -88,6 +88,42 @@ FIRES: list[tuple[str, Any]] = [
         AZURE | {"operationName": "MICROSOFT.NETWORK/FIREWALLPOLICIES/RULEGROUPS/DELETE"},
     ),
     ("azure_granting_permission_detection", AZURE | {"operationName": "Microsoft.Authorization/roleAssignments/write"}),
+    (
+        "azure_app_owner_added",
+        DIRECTORY | {"operationName": "Add owner to application"},
+    ),
+    (
+        "azure_ad_device_registration_policy_changes",
+        DIRECTORY | {"properties": {"category": "Policy", "activityDisplayName": "Set device registration policies"}},
+    ),
+    (
+        "azure_login_to_disabled_account",
+        SIGN_IN
+        | {
+            "resultType": "50057",
+            "properties": {
+                "status": {
+                    "errorCode": 50057,
+                    "failureReason": "User account is disabled. The account has been disabled by an administrator.",
+                }
+            },
+        },
+    ),
+    (
+        "microsoft365_activity_by_terminated_user",
+        UNIFIED
+        | {
+            "Operation": "AlertTriggered",
+            "Workload": "SecurityComplianceCenter",
+            "Name": "Activity performed by terminated user",
+            "ResultStatus": "Succeeded",
+        },
+    ),
+    (
+        "gcp_gworkspace_application_removed",
+        gcp("x", "admin.googleapis.com", metadata={"event": [{"eventName": "REMOVE_APPLICATION"}]}),
+    ),
+    ("proxy_susp_flash_download_loc", SQUID % "http://a.example/install_flash_player.exe"),
     ("azure_service_principal_removed", DIRECTORY | {"operationName": "Remove service principal"}),
     (
         "azure_identity_protection_token_issuer_anomaly",
