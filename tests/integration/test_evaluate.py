@@ -113,7 +113,7 @@ def test_attacking_addresses_are_named() -> None:
         ("cloudtrail", ": other", 110),
         ("cloudtrail", "warmup_or_cleanup", 80),
         ("loghub", "the accepted login", 0),
-        ("loghub", "OpenSSH: alerts", 130),
+        ("loghub", "OpenSSH: alerts", 200),
         ("loghub", "Linux: alerts", 150),
         ("zeek", "benign connections", 0),
     ],
