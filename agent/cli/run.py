@@ -132,7 +132,7 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
             elif isinstance(value, list | tuple):
                 say(f"    {key}: {len(value)}")
                 for item in value:
-                    say(f"      {safe(item)}")
+                    say(f"      {safe(_said(item) if isinstance(item, Mapping) else item)}")
             else:
                 say(f"    {key}: {safe(_said(value))}")
 
