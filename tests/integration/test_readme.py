@@ -67,15 +67,16 @@ def test_whoever_looks_around_after_the_demo_sees_what_the_page_says(tmp_path: P
     shell = Shell(tmp_path)
     demo = shell.do("vedette demo")
     (around,) = under(README, "What you see")
-    said = {line.split()[1]: shell.do(line) for line in around.splitlines()}
+    said = {" ".join(line.split()[1:3]): shell.do(line) for line in around.splitlines()}
     assert all(word in demo for word in ("against the labels", "books: ", " quarantined", "the audit log", "holds: "))
-    assert "LSASS memory read" in said["alerts"]
-    assert " low " not in said["alerts"]
-    assert "detector " in said["plan"]
-    assert "{" not in said["plan"]
-    assert re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d +dana", said["model"])
-    assert "holds: nothing edited" in said["audit"]
-    assert "not a syslog line" in said["deadletter"]
+    assert "LSASS memory read" in said["alerts list"]
+    assert " low " not in said["alerts list"]
+    assert "amelie.roth" in said["alerts incidents"]
+    assert "detector " in said["plan -b"]
+    assert "{" not in said["plan -b"]
+    assert re.search(r" \d{4}-\d\d-\d\d \d\d:\d\d +dana", said["model list"])
+    assert "holds: nothing edited" in said["audit verify"]
+    assert "not a syslog line" in said["deadletter list"]
 
 
 @pytest.fixture
