@@ -73,6 +73,7 @@ bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at 
 	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json
 	timeout 600 $(BIN)/python -m tests.bench.bench_store --json tests/results/bench-store.json
 	timeout 120 $(BIN)/python -m tests.bench.bench_start --json tests/results/bench-start.json
+	timeout 600 $(BIN)/python -m tests.bench.bench_correlations --json tests/results/bench-correlations.json
 	timeout 1800 $(BIN)/python -m tests.bench.bench_siem --json tests/results/bench-siem.json
 
 kill-points: $(VENV)/dev ## strike every system call of the real process; at most 80 minutes
