@@ -483,6 +483,7 @@ def records_are_well_formed(harness: SourceHarness) -> None:
             "nginx",
             "cloudtrail",
             "zeek",
+            "w3c",
             "text",
             DOCUMENT,
         }

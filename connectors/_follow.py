@@ -71,6 +71,7 @@ class Tracked:
     look: Look = ()
     quiet: Look | None = None
     final: bool = False
+    settled: bool = False
 
     def row(self) -> list[Any]:
         mark = self.mark
@@ -87,8 +88,12 @@ class Tracked:
         return self.device, self.inode
 
     @property
+    def state(self) -> Look:
+        return (*self.look, self.final, self.settled)
+
+    @property
     def waiting(self) -> bool:
-        return not self.gone and not self.mark.done and self.quiet != (*self.look, self.final)
+        return not self.gone and not self.mark.done and self.quiet != self.state
 
     @property
     def read(self) -> int:
@@ -215,17 +220,18 @@ class FollowedFiles(FileReader):
             return self._take_records(tracked, file, limit, room)
         except (OSError, RecordError) as error:
             self.problems.note(tracked.at, getattr(error, "strerror", None) or str(error))
-            tracked.quiet = (*tracked.look, tracked.final)
+            tracked.quiet = tracked.state
             return None
 
     def _take_records(self, tracked: Tracked, file: OpenFile, limit: int, room: int) -> Chunk | None:
         file.final = tracked.final
+        file.settled = tracked.settled and os.fstat(file.descriptor).st_size == tracked.look[0]
         chunk = file.take(limit, room)
         tracked.format = tracked.format or ("" if file.is_archive else file.format)
         if chunk is None:
             self._rest(tracked, file)
         elif not file.is_archive:
-            tracked.tail = tail_of(chunk) or tracked.tail
+            tracked.tail = tail_of(chunk, bool(self._options.record_start)) or tracked.tail
         return chunk
 
     def _opened(self, tracked: Tracked) -> OpenFile | None:
@@ -254,7 +260,7 @@ class FollowedFiles(FileReader):
 
     def _rest(self, tracked: Tracked, file: OpenFile) -> None:
         """Note that the file was read to its present end."""
-        tracked.quiet = (*tracked.look, tracked.final)
+        tracked.quiet = tracked.state
         if not tracked.at:
             tracked.gone = True
         elif tracked.mark.done or not file.resumes:
@@ -268,7 +274,7 @@ class FollowedFiles(FileReader):
         if events.highest < tracked.mark.offset:
             tracked.gone = events.highest >= 0
         if not events.records:
-            tracked.quiet = (*tracked.look, tracked.final)
+            tracked.quiet = tracked.state
             return None
         tracked.mark.offset = max(events.records)
         return Chunk(tracked.partition, tracked.path, "evtx", list(events.records), list(events.records.values()))
@@ -309,6 +315,7 @@ class FollowedFiles(FileReader):
         self._forget()
         for tracked in self._tracked.values():
             tracked.final = self._is_final(tracked, as_of)
+            tracked.settled = bool(self._options.record_start) and _settled(tracked.look, as_of)
 
     def _list(self) -> dict[str, Look]:
         looks = {}

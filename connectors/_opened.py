@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, TypeAlias
 
 import re2
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from agent.errors import ConfigError, RecordError
 from agent.model import Chunk, Cursor, Reference, Timestamp, digest
@@ -31,10 +32,12 @@ from connectors._readers import (
     DocumentReader,
     Events,
     EvtxReader,
+    JoinedReader,
     LineReader,
     Piece,
     Reader,
-    TableReader,
+    W3cReader,
+    ZeekReader,
     events_above,
     sniff,
 )
@@ -49,7 +52,9 @@ _WILD = re.compile(r"[*?\[]")
 ARCHIVES = ("zip", "tar", "tar.gz")
 
 
-Format: TypeAlias = Literal["auto", "json", "evtx", "syslog", "access", "apache", "nginx", "cloudtrail", "zeek", "text"]
+Format: TypeAlias = Literal[
+    "auto", "json", "evtx", "syslog", "access", "apache", "nginx", "cloudtrail", "zeek", "w3c", "text"
+]
 
 
 def _zone(value: Any) -> str:
@@ -57,6 +62,14 @@ def _zone(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected a text such as Europe/Berlin or '+02:00', in quotes, found {value!r}")
     zone_of(value)
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re2.compile(value)
+    except re2.error as error:
+        raise ValueError(f"not a regular expression of RE2: {error}") from None
     return value
 
 
@@ -70,6 +83,7 @@ class Options(BaseModel):
     timezone: Annotated[str, BeforeValidator(_zone)] = ""
     follow: bool = False
     start: Literal["earliest", "now"] = "earliest"
+    record_start: Annotated[str, AfterValidator(_pattern)] = ""
     max_unpacked_bytes: int = Field(default=Bounds().unpacked, gt=0)
     max_ratio: int = Field(default=Bounds().ratio, gt=0)
 
@@ -174,6 +188,7 @@ class OpenFile:
         self.path = path
         self.mark = mark
         self.final = not options.follow
+        self.settled = False
         self.format = ""
         self._file_partition = partition
         self._kind = kind(descriptor)
@@ -183,6 +198,7 @@ class OpenFile:
         self._number = -1
         self._member: Member | None = None
         self._reader: Reader | None = None
+        self._reader_at: Callable[[Stream, int, bool], Reader] | None = None
         self._recoded = False
         self._file: IO[bytes] | None = None
 
@@ -205,6 +221,8 @@ class OpenFile:
                     self._open_member()
                     continue
                 self._reader.final = self.final
+                if isinstance(self._reader, JoinedReader):
+                    self._reader.settled = self.settled
                 piece = self._reader.take(limit, room)
             except RecordError as error:
                 return self._fault(str(error))
@@ -222,7 +240,7 @@ class OpenFile:
     @property
     def resumes(self) -> bool:
         """May the file be read on with this object after it has grown?"""
-        return isinstance(self._reader, LineReader | TableReader) and not self.is_archive
+        return self._reader_at is not None and not self.is_archive
 
     def events(self, above: int, limit: int) -> Events:
         with os.fdopen(os.dup(self.descriptor), "rb") as file:
@@ -281,15 +299,19 @@ class OpenFile:
         shape = sniff(stream.peek(HEAD), self._options.format)
         if shape is None:
             return None
-        self.format = shape.format
+        self.format, self._reader_at = shape.format, None
         if shape.layout == "evtx":
             self._file = self._seekable(stream)
             return EvtxReader(self._file, self.mark.offset)
         if shape.layout == "documents":
             return DocumentReader(stream, self.mark.offset)
         if shape.layout == "table":
-            return TableReader(stream, self.mark.offset, self.mark.skipping)
-        return LineReader(stream, self.mark.offset, self.mark.skipping)
+            self._reader_at = W3cReader if shape.format == "w3c" else ZeekReader
+        elif self._options.record_start:
+            self._reader_at = partial(JoinedReader, start=self._options.record_start)
+        else:
+            self._reader_at = LineReader
+        return self._reader_at(stream, self.mark.offset, self.mark.skipping)
 
     def _seekable(self, stream: Stream) -> IO[bytes]:
         """Return the bytes of *stream* as a file one can seek in; what is packed goes to a bounded, nameless file."""
@@ -350,8 +372,8 @@ class OpenFile:
         assert self._reader is not None
         offsets = [key for key in keys if isinstance(key, int)]
         plain_lines = self._kind == "plain" and not self._recoded
-        if plain_lines and offsets and isinstance(self._reader, LineReader | TableReader):
-            self._reader = type(self._reader)(plain(self.descriptor), min(offsets))
+        if plain_lines and offsets and self._reader_at:
+            self._reader = self._reader_at(plain(self.descriptor), min(offsets), False)
             return self._reader.take(1, BLOCK)
         return self._reader.take(4096, BLOCK)
 
@@ -376,14 +398,18 @@ def identify(descriptor: int, path: str, length: int = SAMPLE) -> tuple[str, int
     return (digest(fingerprint(head), path), len(head)) if head else ("", 0)
 
 
-def tail_of(chunk: Chunk) -> str:
+def tail_of(chunk: Chunk, joined: bool = False) -> str:
     """Return where the last record of *chunk* begins and what its first bytes are; nothing if that is not known.
+
+    Of lines that were *joined* the first stands in the file as it does in the record.
 
     The header of a table, which names the second it was begun, tells files apart well enough.
     """
-    if parted(chunk.format)[0] in ("evtx", "zeek") or not isinstance(chunk.keys[-1], int):
+    if parted(chunk.format)[0] in ("evtx", "zeek", "w3c") or not isinstance(chunk.keys[-1], int):
         return ""
     head = bytes(chunk.raw[-1][:TAIL])  # type: ignore[index]
+    if joined:
+        head = head.partition(b"\n")[0]
     return f"{chunk.keys[-1]}:{len(head)}:{fingerprint(head)[:16]}"
 
 

@@ -1,4 +1,4 @@
-"""Records out of byte streams: lines, JSON documents, Zeek's tables, Windows event logs; and telling them apart.
+"""Records out of byte streams: lines, JSON documents, tables, Windows event logs; and telling them apart.
 
 A reader stands at an `offset` from which another reader, opened anew on the same bytes, gives the same records. A
 record longer than `LONGEST` is cut there and named as a fault; it stays one record.
@@ -6,9 +6,11 @@ record longer than `LONGEST` is cut there and named as a fault; it stays one rec
 
 from __future__ import annotations
 
+import csv
 import heapq
 import re
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,9 +18,10 @@ from decimal import Decimal
 from functools import lru_cache
 from itertools import accumulate, compress, count
 from operator import add
-from typing import IO, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import IO, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import orjson
+import re2
 from evtx import PyEvtxParser
 
 from agent.errors import RecordError
@@ -188,6 +191,85 @@ def _shorten(lines: list[bytes]) -> dict[int, str]:
     return dict.fromkeys(places, TOO_LONG)
 
 
+class JoinedReader:
+    """Records of several lines: each begins at a line that *start* matches, and is joined by line feeds.
+
+    Keys are byte offsets of first lines. A record is whole once the next begins, the input ends or, if it grows,
+    *settled* says that it did not lately. One that would grow longer than `LONGEST` goes on as another.
+    """
+
+    final = True
+    settled = False
+
+    def __init__(self, stream: Stream, offset: int, skipping: bool, start: str) -> None:
+        self._lines = LineReader(stream, offset, skipping)
+        self._is_start = _starts(start)
+        self._ahead: deque[tuple[int | str, bytes, str]] = deque()
+        self._begun: tuple[int | str, list[bytes], str] | None = None
+        self._length = 0
+
+    @property
+    def offset(self) -> int:
+        first = self._ahead[0][0] if self._ahead else self._begun[0] if self._begun else self._lines.offset
+        return int(first)
+
+    @property
+    def skipping(self) -> bool:
+        return not (self._ahead or self._begun) and self._lines.skipping
+
+    def take(self, limit: int, room: int) -> Piece:
+        piece = Piece()
+        while len(piece.raw) < limit and piece.size < room and (self._ahead or self._read()):
+            piece.add(*self._ahead.popleft())
+        return piece
+
+    def more(self) -> bool:
+        return bool(self._ahead or (self.final and self._begun)) or self._lines.more()
+
+    def left(self) -> bytes:
+        begun = self._begun[1] if self._begun else []
+        return b"\n".join([*begun, self._lines.left()])[:LONGEST]
+
+    def _read(self) -> bool:
+        """Join lines until a record is whole; return False if none is for now."""
+        self._lines.final = self.final
+        while not self._ahead:
+            lines = self._lines.take(_JOINED, BLOCK)
+            for place, (key, line) in enumerate(zip(lines.keys, lines.raw, strict=True)):
+                self._join(key, line, lines.faults.get(place, ""))
+            if not lines.raw:
+                if self.final or self.settled:
+                    self._end()
+                return bool(self._ahead)
+        return True
+
+    def _join(self, key: int | str, line: bytes, fault: str) -> None:
+        if self._begun is None or fault or self._is_start(line) or self._length + len(line) >= LONGEST:
+            self._end()
+            self._begun, self._length = (key, [line], fault), len(line)
+        else:
+            self._begun[1].append(line)
+            self._length += len(line) + 1
+
+    def _end(self) -> None:
+        if self._begun:
+            key, lines, fault = self._begun
+            self._ahead.append((key, b"\n".join(lines), fault))
+            self._begun = None
+
+
+_JOINED = 1000
+
+
+@lru_cache(8)
+def _starts(pattern: str) -> Callable[[bytes], Any]:
+    """Return what says whether a line begins as *pattern* has it, in linear time."""
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1  # bytes, whatever they are
+    match: Callable[[bytes], Any] = re2.compile(pattern.encode(), options).match
+    return match
+
+
 # --- JSON documents ---------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(rb'[{}\[\]]|"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
@@ -325,27 +407,33 @@ class DocumentReader:
         return False
 
 
-# --- Zeek's tables ----------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 _COMMENT = re.compile(rb"^#[^\n]*", re.MULTILINE)
-_ESCAPED = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2}))")
-_SECONDS = re.compile(r"([0-9]{1,12})\.([0-9]{6})|-?[0-9]{1,12}(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,2})?")
-_UNSIGNED = 2**64
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_Cell: TypeAlias = Callable[[str], Any]
+
+
+class _Header(Protocol):
+    """What a table's header says, and what becomes of a line by it."""
+
+    def learn(self, line: bytes) -> None:
+        """Take in a line of the header."""
+
+    def record(self, line: bytes) -> bytes:
+        """Return the line as a JSON object; RecordError if it has not the header's columns."""
 
 
 class TableReader:
-    """Zeek's tab-separated logs: each line as the JSON object that Zeek writes, with the log's name in ``_path``.
-
-    Times are ISO 8601, which keeps all their digits.
+    """Tables whose columns a header names: each line as a JSON object.
 
     Lines that begin with ``#`` are the header; a file may hold several, so a reader that is opened further on reads all
     lines before for the one in force. Keys are byte offsets of lines. A line that does not fit is a faulty record.
     """
 
+    _header: ClassVar[Callable[[], _Header]]
+
     def __init__(self, stream: Stream, offset: int = 0, skipping: bool = False) -> None:
-        self._table = _header_before(stream, offset)
+        self._table = type(self)._header()
+        _learn_before(self._table, stream, offset)
         self._lines = LineReader(stream, offset, skipping)
 
     @property
@@ -392,8 +480,28 @@ class TableReader:
         return piece
 
 
-class _Table:
-    """What the header says, and what becomes of a line by it."""
+def _learn_before(table: _Header, stream: Stream, offset: int) -> None:
+    """Read *stream* up to *offset* for the header that is in force there."""
+    rest = b""
+    while stream.offset < offset and (block := stream.read(min(BLOCK, offset - stream.offset))):
+        data = rest + block
+        end = data.rfind(b"\n") + 1
+        for line in _COMMENT.findall(data, 0, end):
+            table.learn(line.rstrip(b"\r"))
+        rest = data[end:][:LONGEST]
+
+
+# --- Zeek's tables ----------------------------------------------------------------------------------------------------
+
+_ESCAPED = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2}))")
+_SECONDS = re.compile(r"([0-9]{1,12})\.([0-9]{6})|-?[0-9]{1,12}(?:\.[0-9]{1,18})?(?:e[+-]?[0-9]{1,2})?")
+_UNSIGNED = 2**64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Cell: TypeAlias = Callable[[str], Any]
+
+
+class _Zeek:
+    """The header of one of Zeek's tables."""
 
     def __init__(self) -> None:
         self._parting = "\t"
@@ -402,7 +510,6 @@ class _Table:
         self._names: list[str] = []
 
     def learn(self, line: bytes) -> None:
-        """Take in a line of the header."""
         text = line.decode("utf-8", "replace")
         if text.startswith("#separator "):
             self._parting = _unescaped(text.removeprefix("#separator ")) or "\t"
@@ -449,18 +556,6 @@ class _Table:
         return _unescaped(cell) if "\\" in cell else cell
 
 
-def _header_before(stream: Stream, offset: int) -> _Table:
-    """Read *stream* up to *offset* for the header that is in force there."""
-    table, rest = _Table(), b""
-    while stream.offset < offset and (block := stream.read(min(BLOCK, offset - stream.offset))):
-        data = rest + block
-        end = data.rfind(b"\n") + 1
-        for line in _COMMENT.findall(data, 0, end):
-            table.learn(line.rstrip(b"\r"))
-        rest = data[end:][:LONGEST]
-    return table
-
-
 def _unescaped(cell: str) -> str:
     """Write out what a table cannot hold as it is; what no text holds stays escaped, as in Zeek's JSON."""
     return _ESCAPED.sub(_character, cell)
@@ -505,6 +600,81 @@ _CELLS: dict[str, _Cell] = {
     "time": _time,
     "bool": lambda cell: cell == "T" if cell in {"T", "F"} else cell,
 }
+
+
+class ZeekReader(TableReader):
+    """Zeek's tab-separated logs: each line as the JSON object that Zeek writes, with the log's name in ``_path``.
+
+    Times are ISO 8601, which keeps all their digits.
+    """
+
+    _header = _Zeek
+
+
+# --- W3C's extended logs ----------------------------------------------------------------------------------------------
+
+_DIRECTIVE = re.compile(r"#([A-Z][A-Za-z -]{0,40}): *(.*)")
+_QUOTED = re.compile(r'^"(.*)"$', re.DOTALL)
+
+
+class _W3c:
+    """The header of an extended log: ``#Fields:`` names the columns, ``#Software:`` who wrote it."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._commas = False
+        self._software: dict[str, str] = {}
+        self._local = False
+
+    def learn(self, line: bytes) -> None:
+        found = _DIRECTIVE.fullmatch(line.decode("utf-8", "replace"))
+        word, rest = (found[1], found[2].strip()) if found else ("", "")
+        if word == "Fields":
+            self._commas = "," in rest
+            self._names = [name.strip() for name in rest.split(",")] if self._commas else rest.split()
+        elif word == "Software":
+            product, _, version = rest.rpartition(" ")
+            self._software = {product: version} if version[:1].isdecimal() else {rest: ""}
+        elif word == "Time Format":
+            self._local = rest == "Local"
+
+    def record(self, line: bytes) -> bytes:
+        cells = self._cells(line.decode("utf-8", "replace"))
+        if len(cells) != len(self._names):
+            raise RecordError(f"expected the {len(self._names)} fields of the header, got {len(cells)}")
+        record: dict[str, Any] = {"_software": self._software}
+        record.update((name, cell) for name, cell in zip(self._names, cells, strict=True) if cell not in {"-", ""})
+        if "date" in record and "time" in record:
+            record["time"] = f"{record.pop('date')}T{record['time']}{'' if self._local else 'Z'}"
+            if self._local:
+                record["zone"] = "+0000"
+        return orjson.dumps(record)
+
+    def _cells(self, line: str) -> list[str]:
+        """Part *line*; quotes hold blanks together only where it has too many of them, as some do not mean quotes."""
+        parting = "," if self._commas else "\t" if "\t" in line else " "
+        cells = line.split(parting)
+        if '"' not in line:
+            return cells
+        if len(cells) == len(self._names):
+            return [_QUOTED.sub(_within_quotes, cell) for cell in cells]
+        try:
+            return next(csv.reader([line], delimiter=parting), [])
+        except csv.Error:
+            return cells
+
+
+def _within_quotes(found: re.Match[str]) -> str:
+    return found[1].replace('""', '"')
+
+
+class W3cReader(TableReader):
+    """Extended logs of W3C, as IIS and CloudFront write them: each line as an object of the columns that it fills.
+
+    Who wrote it stands in ``_software``, date and time of day are one ``time``: UTC, unless the header says otherwise.
+    """
+
+    _header = _W3c
 
 
 # --- Windows event logs -----------------------------------------------------------------------------------------------
@@ -626,12 +796,14 @@ _SYSLOG = re.compile(
     rb"|\d{10}\.\d{3} +-?\d{1,10} \S{1,255} [A-Z_]{1,40}/\d{3} "  # Squid
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]{0,4} [A-Z\d+-]{2,5}[: ][^\n]{0,255}?\b"  # PostgreSQL
     rb"(?:DEBUG\d?|INFO|NOTICE|WARNING|ERROR|LOG|FATAL|PANIC|DETAIL|HINT|STATEMENT|CONTEXT):  "
+    rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [A-Z\d+-]{2,5},[\",]"  # PostgreSQL's csvlog
     rb"|\d\d-[A-Z][a-z]{2}-\d{4} \d\d:\d\d:\d\d\.\d{3} (?:[a-z-]{1,40}: ){0,2}(?:client |[a-z]{4,8}: )"  # BIND
     rb"|\[\d{10}(?:\.\d{1,9})?\] unbound\[\d"
     rb"|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:\S{1,255} ){0,2}\S{2,39} [A-Z]{3,16} /"  # IIS
 )
 _ARRAY = re.compile(rb"\[\s*[{\]]")
 _TABLE = re.compile(rb"#separator |(?:#[^\n]*\n){0,9}#fields\t[^\n]*\n#types\t")
+_EXTENDED = re.compile(rb"(?:#[^\n]*\n){0,9}#Fields: ?[a-z]")
 
 
 def sniff(head: bytes, configured: str = "auto") -> Shape | None:
@@ -649,6 +821,8 @@ def sniff(head: bytes, configured: str = "auto") -> Shape | None:
         return Shape(configured, found.layout if found else "lines")
     if configured == "zeek" or _TABLE.match(body):
         return _sniff_json(body) or Shape("zeek", "table")
+    if configured == "w3c" or _EXTENDED.match(body):
+        return Shape("w3c", "table")
     return _sniff_json(body) or _sniff_lines(body)
 
 
@@ -673,9 +847,9 @@ def _is_json(line: bytes) -> bool:
 
 
 def _sniff_lines(body: bytes) -> Shape | None:
-    """Take the format that at least half of the first lines have."""
+    """Take the format that at least half of the first lines have; an access line in one of syslog looks like both."""
     lines = [line for line in body.split(b"\n")[:50] if line.strip()]
-    for format, pattern in (("access", _ACCESS), ("syslog", _SYSLOG)):
+    for format, pattern in (("syslog", _SYSLOG), ("access", _ACCESS)):
         if lines and 2 * sum(map(bool, map(pattern.match, lines))) >= len(lines):
             return Shape(format, "lines")
     return None

@@ -44,6 +44,7 @@ _DATED = tuple(
         rf"[A-Za-z]{{3}} (?P<month>[A-Za-z]{{3}}) +(?P<day>\d{{1,2}}) {_CLOCK} (?P<year>\d{{4}})$",
         rf"(?P<day>\d{{1,2}})[/-](?P<month>[A-Za-z]{{3}})[/-](?P<year>\d{{4}})[: ]{_CLOCK} ?(?P<zone>[+-]\d{{4}})?$",
         rf"(?P<year>\d{{4}})/(?P<month>\d{{2}})/(?P<day>\d{{2}}) {_CLOCK}$",
+        rf"(?P<year>\d{{4}})-(?P<month>\d{{2}})-(?P<day>\d{{2}})T{_CLOCK}(?P<zone>Z)?$",
         rf"(?P<year>\d{{4}}|\d{{2}})-?(?P<month>\d{{2}})-?(?P<day>\d{{2}}) +{_CLOCK}$",
         rf"(?P<day>\d{{1,2}})\.(?P<month>\d{{1,2}})\.(?P<year>\d{{4}}) {_CLOCK}$",
     )

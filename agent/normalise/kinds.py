@@ -257,6 +257,8 @@ def native_paths(mappings: Sequence[MappingFile], format: str, wanted: Wanted) -
         items = [item for product in products for name in names for item in product.fields.get(name, ())]
         natives = {native for item in items for native in item.natives}
         for shape in mapping.shapes:
+            if shape.format not in {"", format}:
+                continue
             paths.update(shape.when, shape.unless, shape.time, shape.message if "message" in names else ())
             for native in (*natives, *mapping.identity):
                 paths.update(shape.paths(native))
@@ -277,7 +279,8 @@ class Routes:
         self._by_format: dict[str, list[Route]] = {}
         for mapping in mappings:
             for shape in mapping.shapes:
-                self._by_format.setdefault(mapping.format, []).append(Route(mapping, shape, asked, budget))
+                routes = self._by_format.setdefault(shape.format or mapping.format, [])
+                routes.append(Route(mapping, shape, asked, budget))
         for routes in self._by_format.values():
             routes.sort(key=lambda route: not route.shape.when)  # what fits everything comes last
         self._by_keys: dict[tuple[str, ...], list[Route]] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from agent.errors import RecordError
@@ -68,6 +68,10 @@ _ACCESS = Form(
     r'(?P<status>\d{3}|-) (?P<bytes>\d+|-)(?: "(?P<referrer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?(?: "-")?'
     r'(?: X-Forwarded-For="(?P<forwarded>[^"]*)")?(?:\s.*)?$'
 )
+_REQUESTED = '] "'
+"""Parts the time of an access line from its request."""
+_SERVERS = {"nginx": "nginx", "apache": "apache", "httpd": "apache"}
+"""How programs of web servers begin -> the server."""
 _PORT = Form(r"^(?P<host>[^:]+|\[[^\]]*\]):(?P<host_port>\d{1,5})$")
 _LONGEST_PRIORITY = len("<191>")
 _REQUEST = Form(r"^(?P<method>[A-Za-z_-]+) (?P<uri>.*?)(?: HTTP/(?P<version>[\d.]+))?$")
@@ -103,7 +107,7 @@ def line_reader(format: str, as_of: Timestamp, patterns: ByProgram | None = None
     """
     if format in {"syslog", "text"}:
         return _syslog_reader(as_of, patterns or _installed_patterns(), is_syslog=format == "syslog")
-    return partial(_read_access, format)
+    return _access_reader(format, as_of)
 
 
 def _line(raw: bytes) -> bytes:
@@ -137,22 +141,22 @@ def _part_of(raw: Any) -> str:
 # --- syslog -----------------------------------------------------------------------------------------------------------
 
 
-def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Reader:
+def _dates(as_of: Timestamp) -> Callable[[str, str], str]:
+    """Return what gives the last such day of a month that is not after *as_of* and a day."""
     latest = to_datetime(as_of + _DAY)
-    years: dict[tuple[str, str], str] = {}
+    return cache(lambda month, day: _last_date(latest, _MONTH.get(month, 0), int(day)))
 
-    def date(month: str, day: str) -> str:
-        """Return the last such day that is not after *as_of* and a day."""
-        found = years.get((month, day))
-        if found is None:
-            found = years[month, day] = _last_date(latest, _MONTH.get(month, 0), int(day))
-        return found
+
+def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Reader:
+    date = _dates(as_of)
 
     def read(raw: bytes) -> dict[str, Any]:
         record = _parse_syslog(_line(raw), date)
         if record.get("program", "")[:1] == "%" or record.get("message", "")[:1] in _BEFORE_TAG:
             _read_tag(record)
         _match_message(record, patterns)
+        if "pattern" not in record and _REQUESTED in record.get("message", "") and (found := _enveloped(record)):
+            return found
         if record.get("program") == NO_HEAD:
             del record["program"]
             if "pattern" not in record and is_syslog:
@@ -206,7 +210,11 @@ def _read_tag(record: dict[str, Any]) -> None:
 
 
 def _take_offset(record: dict[str, Any]) -> str:
-    """Return the offset of the zone's short name that stands behind the time, where host or program would stand."""
+    """Return the offset of the zone's short name behind the time, where host or program or a row of commas begins."""
+    zone, comma, row = record.get("message", "").partition(",")
+    if comma and "program" not in record and "host" not in record and (offset := offset_of(zone)):
+        record["message"] = row
+        return offset
     name = "host" if "host" in record else "program"
     offset = offset_of(record.get(name, ""))
     if offset:
@@ -292,12 +300,40 @@ def _installed_patterns() -> ByProgram:
 # --- web access -------------------------------------------------------------------------------------------------------
 
 
-def _read_access(format: str, raw: bytes) -> dict[str, Any]:
-    found = _ACCESS.read(_line(raw))
+def _access_reader(format: str, as_of: Timestamp) -> Reader:
+    date = _dates(as_of)
+
+    def read(raw: bytes) -> dict[str, Any]:
+        line = _line(raw)
+        if line[:1] == b"<" or line[3:4] == b" " or line[4:5] == b"-":  # maybe the head of syslog
+            record = _parse_syslog(line, date)
+            if (record.get("program") != NO_HEAD or "priority" in record) and (found := _enveloped(record)):
+                return {**found, "server": format}
+        if (found := _access(line)) is None:
+            raise RecordError("not a line of common or combined access format")
+        return {**found, "server": format}
+
+    return read
+
+
+def _enveloped(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the access line that the message of a line of syslog is, and what its head says beside it."""
+    found = _access(record.get("message", "").encode())
     if found is None:
-        raise RecordError("not a line of common or combined access format")
+        return None
+    program = "" if record.get("program") == NO_HEAD else record.get("program", "")
+    head = {"node": record.get("host"), "program": program, "pid": record.get("pid")}
+    head |= {"priority": record.get("priority"), "message": record["message"]}
+    server = next((server for name, server in _SERVERS.items() if program.startswith(name)), "access")
+    return {**{name: value for name, value in head.items() if value}, **found, "server": server}
+
+
+def _access(line: bytes) -> dict[str, Any] | None:
+    """Return the native fields of an access line; None if it is none."""
+    found = _ACCESS.read(line)
+    if found is None:
+        return None
     record: dict[str, Any] = {name: value for name, value in found.items() if value not in {"-", ""}}
-    record["server"] = format
     request = record.get("request")
     if request:
         record.update(_REQUEST.read(request.encode()) or {"uri": request})

@@ -32,6 +32,9 @@
       otlp:
         when: [resourceLogs]
         layout: otlp                    # typed values and lists of keys and values become plain sections
+      enveloped:
+        when: [chain]
+        format: syslog                  # what decodes such records, if not the mapping's own format
     patterns:                           # for lines: what a message holds; the first that fits
       - programs: [sshd]                # "" is any program, "-" a line without a syslog head
         match:
@@ -142,6 +145,7 @@ class Shape:
     named: Path = ()
     line: bool = False
     layout: Layout | None = None
+    format: str = ""
 
     def fits(self, record: Mapping[str, Any]) -> bool:
         if self.exact and sum(name[:1] != "_" for name in record) > len(self.when):
@@ -375,7 +379,7 @@ class _Reader:
         )
 
     def _shape(self, name: str, node: yaml.Node) -> Shape:
-        parts = self._keys(node, "when unless exact data names time message ecs says inside named line layout")
+        parts = self._keys(node, "when unless exact data names time message ecs says inside named line layout format")
         return Shape(
             name=name,
             when=self._paths(parts.get("when")),
@@ -391,6 +395,7 @@ class _Reader:
             named=self._list(parts.get("named")),
             line=self._flag(parts, "line"),
             layout=self._layout(parts["layout"]) if "layout" in parts else None,
+            format=self._text(parts["format"]) if "format" in parts else "",
         )
 
     def _layout(self, node: yaml.Node) -> Layout:

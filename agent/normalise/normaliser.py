@@ -40,6 +40,7 @@ _FORMATS = {
     "zeek": "json",
     "syslog": "syslog",
     "text": "syslog",
+    "w3c": "syslog",
     "access": "access",
     "apache": "access",
     "nginx": "access",
@@ -181,7 +182,7 @@ class Normaliser:
         mapped = _FORMATS.get(format)
         if zone and (reason := _refused(zone)):
             return [RecordError(reason) for _ in raws]
-        if mapped == "json":
+        if mapped == "json" or format == "w3c":
             return decode_json(raws)
         if mapped is None:
             return [RecordError(f"no mapping reads records of format {format}") for _ in raws]

@@ -264,9 +264,21 @@ def _month_first(text: str) -> Mapping[str, Any]:
     return {"time": f"{year}-{month:>02}-{day:>02}T{int(hour) % 12 + 12 * (half == 'PM'):02}:{rest}"}
 
 
+def _headed(text: str) -> Mapping[str, Any]:
+    """Return the words of ``Name: word  Other: word`` by their names; a name without a word has none."""
+    found, name = {}, ""
+    for word in text.split():
+        if word.endswith(":"):
+            name = word[:-1]
+        elif name:
+            found[name], name = word, ""
+    return found
+
+
 PAYLOADS: Mapping[str, Payload] = {
     "audit": _audit,
     "cef": _cef,
+    "headed": _headed,
     "leef": _leef,
     "month_first": _month_first,
     "packet": _packet,

@@ -363,6 +363,7 @@ PLAIN: Mapping[str, Transform] = {
     "tcp_flags": _tcp_flags,
     "top_level_domain": wintexts.top_level_domain,
     "undotted": _undotted,
+    "upper": str.upper,
     "unzoned": _unzoned,
     "url_domain": _url_domain,
     "url": _url,
@@ -627,6 +628,37 @@ def word(number: str) -> Transform:
     return lambda raw: (raw.split()[place : place + 1] or [None])[0]
 
 
+def next_word(name: str) -> Transform:
+    """Return the transform that picks the word behind the word *name*."""
+
+    def pick(raw: str) -> str | None:
+        words = raw.split()
+        return words[words.index(name) + 1] if name in words[:-1] else None
+
+    return pick
+
+
+def sentence(number: str) -> Transform:
+    """Return the transform that picks one of the sentences of a text, without its dot; the first is 1."""
+    place = int(number) - 1
+    if place < 0:
+        raise ValueError("the first sentence is 1")
+    return lambda raw: (_SENTENCE.split(raw)[place : place + 1] or [None])[0] or None
+
+
+def stated(name: str) -> Transform:
+    """Return the transform that picks what a sentence such as ``Name: value.`` states; ``_`` is a blank in a name."""
+    start = name.replace("_", " ") + ": "
+
+    def pick(raw: str) -> str | None:
+        found = (part.removeprefix(start) for part in _SENTENCE.split(raw) if part.startswith(start))
+        return next(found, None) or None
+
+    return pick
+
+
+_SENTENCE = re2.compile(r"\.(?:\s+|$)")
+
 WITH_ARGUMENT: Mapping[str, tuple[str, Callable[[str], Transform]]] = {
     "after": ("NAME", after),
     "answered": ("PART", answered),
@@ -636,6 +668,9 @@ WITH_ARGUMENT: Mapping[str, tuple[str, Callable[[str], Transform]]] = {
     "hash": ("ALGORITHM", hash_of),
     "kubernetes": ("PART", kubernetes),
     "line": ("KEY", wintexts.line_of),
+    "next": ("WORD", next_word),
+    "sentence": ("NUMBER", sentence),
+    "stated": ("NAME", stated),
     "word": ("NUMBER", word),
 }
 """Transforms made for an argument, with what the argument is."""

@@ -76,7 +76,10 @@ PRODUCTS: Mapping[str, list[Fields]] = {
         {"winlog.channel": _LINUX_SYSMON},
     ],
     "aws": [{"winlog.channel": False, "event.dataset": "aws.cloudtrail"}],
-    "azure": _dataset("azure.activitylogs", "azure.auditlogs", "azure.platformlogs", "azure.signinlogs"),
+    "azure": _dataset(
+        *("azure.activitylogs", "azure.auditlogs", "azure.identity_protection", "azure.platformlogs"),
+        *("azure.provisioning", "azure.signinlogs"),
+    ),
     "cisco": _dataset("cisco_asa.log"),
     "fortigate": _dataset("fortinet_fortigate.log"),
     "fortios": _dataset("fortinet_fortigate.log"),
@@ -262,7 +265,10 @@ _WEB = {
 }
 
 ALIASES: Mapping[str, Mapping[str, str]] = {
-    "": {"gcp.audit.method_name": "event.action", "riskEventType": "azure.properties.riskEventType"},
+    "": {
+        "gcp.audit.method_name": "event.action",
+        "riskEventType": "azure.identityprotection.properties.risk_event_type",
+    },
     "antivirus": {"Signature": "winlog.event_data.Threat Name", "Filename": "winlog.event_data.Path"},
     "firewall": {
         "src_ip": "source.ip",

@@ -163,6 +163,23 @@ class Tables(Files):
         return [json.dumps({"_path": "weird", "ts": at, "uid": uid}, separators=(",", ":")).encode() for at, uid in new]
 
 
+class ExtendedLogs(Files):
+    """Extended logs of W3C: what is written is a line, what is given is the object of its columns."""
+
+    format = "w3c"
+    options: ClassVar[dict[str, Any]] = {"follow": True}
+
+    def grow(self, number: int, time: Timestamp) -> Sequence[Raw]:
+        at = f"{datetime.fromtimestamp(time / SECOND, UTC):%F %T}"
+        stems = [f"/{next(self._numbers)}" for _ in range(number)]
+        with (self.path / "u_ex.log").open("ab") as file:
+            file.write(b"#Version: 1.0\r\n#Fields: date time cs-uri-stem\r\n")
+            file.writelines(f"{at} {stem}\r\n".encode() for stem in stems)
+        when = f"{at.replace(' ', 'T')}Z"
+        objects = [{"_software": {}, "time": when, "cs-uri-stem": stem} for stem in stems]
+        return [json.dumps(each, separators=(",", ":")).encode() for each in objects]
+
+
 class ReadOnce(Files):
     exceptions: ClassVar[dict[str, str]] = {
         "late_records_are_given": "files are listed once, at open; 'follow: true' sees later ones",
@@ -213,6 +230,7 @@ HARNESSES: list[type[SourceHarness]] = [
     files("delivery", once, "cloudtrail", delivery),
     files("utf16", once, "json", utf16),
     Tables,
+    ExtendedLogs,
     TablesOnce,
 ]
 

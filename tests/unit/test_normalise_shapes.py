@@ -11,7 +11,18 @@ from agent.errors import ConfigError
 from agent.model import DOCUMENT, Batch, Chunk, Kind, Records
 from agent.normalise import Normaliser
 from agent.normalise.mapping import parse
-from agent.normalise.transforms import PLAIN, after, community_id, distinguished, flags, where, word
+from agent.normalise.transforms import (
+    PLAIN,
+    after,
+    community_id,
+    distinguished,
+    flags,
+    next_word,
+    sentence,
+    stated,
+    where,
+    word,
+)
 
 HEAD = "mapping: m\nformat: json\nprefix: m.\nidentity: {id: event.code}\n"
 NOON = 1_714_557_600_000_000
@@ -277,3 +288,22 @@ def test_transforms_with_arguments() -> None:
     assert where("user")((["a"], ["User", "User"])) is None
     assert where("icmp")((3, "ICMP")) == 3
     assert flags(["x.AA", "tc"])((True, "true")) == ["AA"]
+
+
+def test_sentences_are_read_by_place_and_by_name() -> None:
+    """A text's sentence by number, what a named one states, and the word behind another; nothing where it is not."""
+    text = "UDP request from a:1 to b:2. Action: Deny. Rule Collection: x.y. Rule: "
+    assert [sentence(number)(text) for number in ("1", "2", "9")] == [
+        "UDP request from a:1 to b:2",
+        "Action: Deny",
+        None,
+    ]
+    assert [stated(name)(text) for name in ("Action", "Rule_Collection", "Rule", "ction")] == [
+        "Deny",
+        "x.y",
+        None,
+        None,
+    ]
+    assert [next_word(name)(text) for name in ("from", "to", "Rule:", "of")] == ["a:1", "b:2.", None, None]
+    with pytest.raises(ValueError, match="first sentence is 1"):
+        sentence("0")

@@ -69,7 +69,7 @@ def at(log: str, **fields: Any) -> dict[str, Any]:
     return FLOW | {"_path": log} | fields
 
 
-ELSEWHERE = {"azure.activitylogs", "azure.identity_protection", "web.access"}
+ELSEWHERE = {"web.access"}
 """Data sets of documents in a SIEM, which other agents wrote."""
 
 FIRES: list[tuple[str, Any]] = [

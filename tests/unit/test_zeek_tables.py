@@ -16,7 +16,7 @@ from agent.model import DOCUMENT
 from agent.normalise import Normaliser
 from agent.testing import payloads, stored_cursor
 from connectors._containers import Stream
-from connectors._readers import Shape, TableReader, sniff
+from connectors._readers import Shape, ZeekReader, sniff
 from connectors.files import build
 
 FIELDS = ("ts", "uid", "id.orig_p", "host", "ok", "rtt", "tags", "ports")
@@ -40,9 +40,9 @@ def row(number: int = 1, **cells: str) -> str:
     return "\t".join(known.get(name, "-") for name in FIELDS) + "\n"
 
 
-def reader(text: str, offset: int = 0) -> TableReader:
+def reader(text: str, offset: int = 0) -> ZeekReader:
     source = io.BytesIO(text.encode())
-    return TableReader(Stream(source.read), offset)
+    return ZeekReader(Stream(source.read), offset)
 
 
 def read(text: str, offset: int = 0) -> list[dict[str, Any]]:
@@ -174,9 +174,9 @@ def test_whatever_a_table_holds_is_read_once_and_the_same_from_anywhere(lines: l
     """Nothing raises, no line is lost, and what one reader gives does not depend on where the last one stopped."""
     data = header().encode() + b"\n".join(lines) + b"\n"
 
-    def at(offset: int) -> TableReader:
+    def at(offset: int) -> ZeekReader:
         source = io.BytesIO(data)
-        return TableReader(Stream(source.read), offset)
+        return ZeekReader(Stream(source.read), offset)
 
     whole: list[tuple[int | str, bytes]] = []
     reader = at(0)
@@ -209,7 +209,7 @@ def located(data: bytes) -> list[tuple[int, bytes]]:
         (header(), "auto", Shape("zeek", "table")),
         ("#separator \\x09\n#set", "auto", Shape("zeek", "table")),
         ("#path\tconn\n#fields\tts\tuid\n#types\ttime\tstring\n", "auto", Shape("zeek", "table")),
-        ("#Fields: date time c-ip\n", "auto", None),
+        ("#Fields: date time c-ip\n", "auto", Shape("w3c", "table")),
         ("anything\n", "zeek", Shape("zeek", "table")),
         ('{"_path":"conn"}\n', "zeek", Shape("json", "lines")),
     ],
