@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from agent import artifact, plugins
 from agent.access import Policy
@@ -33,6 +35,8 @@ from agent.zones import zone_of
 
 T = TypeVar("T")
 DAY = 24 * 3_600 * SECOND
+_TABLES: WeakValueDictionary[tuple[str, str, bytes], Table] = WeakValueDictionary()
+"""The tables in use, by what is said of them, path and content: streams share them, for they may be large."""
 
 
 def build_pipeline(
@@ -259,7 +263,12 @@ def build_enrichment(accepted: Accepted) -> Enrich:
             section.max_age_days * DAY if section.max_age_days else None,
         )
         with _at(accepted.locator("enrichments", name)):
-            tables.append(Table(listing, read(path, MAX_BYTES), str(path)))
+            data = read(path, MAX_BYTES)
+            key = repr(listing), str(path), sha256(data).digest()
+            table = _TABLES.get(key)
+            if table is None:
+                table = _TABLES[key] = Table(listing, data, str(path))
+            tables.append(table)
     return enricher(tables)
 
 

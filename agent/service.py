@@ -285,19 +285,23 @@ class Service:
 
         A changed pack takes its predecessor's place between two batches. If one may not run, all that runs goes on.
         """
-        if self._workers.lacks_something:
-            self._restart_workers("what was missing is looked for again")
-        if not self._workers.packs:
+        running, lacks = self._workers.packs, self._workers.lacks_something
+        if not running and not lacks:
             return []
         try:
-            workers = self._built(accepted, strict=True)
+            workers = self._built(accepted, strict=not lacks)
+            for stream in sorted(workers.missing.keys() - self._workers.missing.keys()):
+                raise TrustError(f"stream {stream}: {workers.missing[stream]}")
         except Exception as error:
             self._store.record("", "pack-refused", {"reason": str(error), "kind": type(error).__name__}, clock())
             log.error("pack refused", reason=str(error))
             raise
-        running = self._workers.packs
-        changed = sorted({one.pack.name for key, one in workers.packs.items() if one.pack != running[key].pack})
-        if changed:
+        changed = sorted(
+            {one.pack.name for key, one in workers.packs.items() if key not in running or one.pack != running[key].pack}
+        )
+        if lacks:
+            self._restart_workers("what was missing is looked for again")
+        elif changed:
             self._pause("a pack has changed")
             try:
                 workers.open(strict=True)

@@ -20,7 +20,7 @@ from agent import plugins
 from agent.assemble import AdmittedPack, Built, Refusal, build_sink, build_stream
 from agent.config import Accepted, StreamConfig
 from agent.detect.model import ModelDetector
-from agent.errors import ConfigError, RetryableError, TrustError, VedetteError
+from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 from agent.model import SECOND, Timestamp
 from agent.ports import Measured, Sink, Source
 from agent.store import Reader, Store, StoreBroken
@@ -151,15 +151,15 @@ class Workers:
     def build(self, *, strict: bool) -> None:
         """Make all parts; nothing outside is touched.
 
-        TrustError or ConfigError if the configuration cannot run. Unless *strict*, a stream that cannot be made is
-        left out alone: it could be made once, and the others go on.
+        TrustError, AccessDenied or ConfigError if the configuration cannot run. Unless *strict*, a stream that cannot
+        be made is left out alone: it could be made once, and the others go on.
         """
         configuration, locator = self.accepted.configuration, self.accepted.locator
         for id, section in configuration.streams.items():
             try:
                 built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
                 self._forward_only(built)
-            except (TrustError, ConfigError) as error:
+            except (TrustError, AccessDenied, ConfigError) as error:
                 self.missing[id] = str(error)
                 if strict or len(self.missing) == len(configuration.streams):
                     raise
@@ -172,7 +172,9 @@ class Workers:
             self._sinks[name] = build_sink(configuration, locator, name)
 
     def _forward_only(self, built: Built) -> None:
-        """Raise TrustError for a pack that is older than one that ran, or that calls other content its version."""
+        """Raise TrustError for a pack that is older than one that ran, that calls other content its version, or of
+        which another version is to run beside it: the next start would find one of them older."""
+        beside = {one.pack.name: one.pack for one in self.packs.values()}
         for one in (admitted.pack for admitted in built.packs.values()):
             with Reader(self._store.folder) as reader:
                 last = last_pack(reader, one.name)
@@ -181,6 +183,12 @@ class Workers:
                 raise TrustError(
                     f"pack {one.name}: expected more than version {version}, which ran before with {digest}, found"
                     f" version {one.version} with {one.digest}; to go back, sign the old content under a higher version"
+                )
+            other = beside.setdefault(one.name, one)
+            if other != one:
+                raise TrustError(
+                    f"pack {one.name}: version {one.version} with {one.digest} and, in another detector, version"
+                    f" {other.version} with {other.digest}: all have to be made of one version"
                 )
 
     @property

@@ -275,6 +275,11 @@ def _starts(pattern: str) -> Callable[[bytes], Any]:
 _TOKEN = re.compile(rb'[{}\[\]]|"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 _STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _RECORDS = re.compile(rb'\{\s{0,64}"Records"\s{0,64}:\s{0,64}\[')
+_EVENT_LIST = re.compile(
+    rb'\{\s{0,16}"kind"\s{0,4}:\s{0,4}"EventList"\s{0,4},\s{0,16}"apiVersion"\s{0,4}:\s{0,4}"audit\.k8s\.io/[a-z0-9]{1,8}"'
+    rb'\s{0,4},\s{0,16}(?:"metadata"\s{0,4}:\s{0,4}\{[^{}]{0,32}\}\s{0,4},\s{0,16})?"items"\s{0,4}:\s{0,4}\['
+)
+"""How deliveries of CloudTrail and of Kubernetes' audit log begin: shorter than what is read ahead."""
 _BETWEEN = b" \t\r\n,[]}\xef\xbb\xbf"
 _GAP = re.compile(rb"[ \t\r\n,\[\]}\xef\xbb\xbf]*+")
 _QUOTE = ord('"')
@@ -282,7 +287,8 @@ _BRACE = ord("{")
 
 
 class DocumentReader:
-    """JSON objects that follow each other, or the elements of one array (CloudTrail's ``Records`` too).
+    """JSON objects that follow each other, or the elements of one array (CloudTrail's ``Records`` and
+    Kubernetes' ``EventList`` too).
 
     Only brackets and strings are looked at, so each record is the exact bytes of its object. Keys are byte offsets.
     Once it has met the end of a file that may grow, a new reader has to be opened at `offset`.
@@ -319,7 +325,7 @@ class DocumentReader:
             place = self._after(_GAP, self._place)
             if place == len(self._buffer):
                 self._place = place
-            elif wrapper := _RECORDS.match(self._buffer, place):
+            elif wrapper := _RECORDS.match(self._buffer, place) or _EVENT_LIST.match(self._buffer, place):
                 self._place = wrapper.end()
             elif self._buffer[place] == _BRACE:
                 return self._object(piece, place)
@@ -833,6 +839,8 @@ def _sniff_json(body: bytes) -> Shape | None:
         return None
     if _RECORDS.match(body):
         return Shape("cloudtrail", "documents")
+    if _EVENT_LIST.match(body):
+        return Shape("json", "documents")
     first = body.split(b"\n", 1)[0].rstrip()
     opens = b"\n" in body and first[-1:] in (b"{", b"[", b",") and not _is_json(first)
     return Shape("json", "documents" if opens else "lines")

@@ -33,6 +33,7 @@ _MOST_MATCHES = 20
 """Rows that one alert gets; how many more there were is in `vedette.enrichment_cut`."""
 
 Row: TypeAlias = Mapping[str, str]
+_Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Enrich: TypeAlias = Callable[[dict[str, Any], Timestamp], None]
 
 
@@ -86,7 +87,7 @@ class Table:
         name: Any = key.lower()
         if self.terms.networks:
             try:
-                network = ipaddress.ip_network(key)
+                network = _unmapped(ipaddress.ip_network(key))
             except ValueError as error:
                 raise ConfigError(f"row {number}: {error}", path) from None
             place = self._networks.setdefault((network.version, network.prefixlen), {})
@@ -103,6 +104,8 @@ class Table:
             address = ipaddress.ip_address(value)
         except ValueError:
             return None
+        if isinstance(address, ipaddress.IPv6Address):
+            address = address.ipv4_mapped or address
         for version, length in sorted(self._networks, reverse=True):
             if version == address.version:
                 bits = address.max_prefixlen - length
@@ -162,9 +165,8 @@ class Table:
             else:
                 _put(document, target, made)
         if self.terms.indicators:
-            threat = document.setdefault("threat", {})
             matched = {"atomic": value, "field": name, "type": "indicator_match_rule", "id": self.terms.digest}
-            threat.setdefault("enrichments", []).append({"indicator": indicator, "matched": matched})
+            _append_threat(document, {"indicator": indicator, "matched": matched})
 
 
 def enricher(tables: Sequence[Table]) -> Enrich:
@@ -188,7 +190,7 @@ def _rows(data: bytes, path: str) -> Iterator[Row]:
 
 
 def _objects(text: str, path: str) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -231,6 +233,22 @@ def _targets(terms: Listing, target: str, path: str) -> dict[str, tuple[str, Con
             raise ConfigError(f"set: {target}: ECS has no field {full}; the row is kept without it", path)
         found[name] = full, catalogue().converter(full)
     return found
+
+
+def _append_threat(document: dict[str, Any], enrichment: Mapping[str, Any]) -> None:
+    """Add *enrichment* to what the event has; an event whose `threat` is no object leaves no place for it."""
+    threat = document.setdefault("threat", {})
+    if isinstance(threat, dict):
+        own = threat.get("enrichments", [])
+        threat["enrichments"] = [*(own if isinstance(own, list) else [own]), enrichment]
+
+
+def _unmapped(network: _Network) -> _Network:
+    """Return the IPv4 network for one that is written inside IPv6, as addresses are looked up."""
+    if isinstance(network, ipaddress.IPv4Network) or network.prefixlen < 96:
+        return network
+    mapped = network.network_address.ipv4_mapped
+    return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
 
 
 def _put(document: dict[str, Any], name: str, value: Value) -> None:

@@ -6,6 +6,7 @@ pack instead of a digest lets whoever may sign packs change what is in it withou
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -32,8 +33,8 @@ class Pack(Shape):
 
 
 def envelope_of(content: Path) -> Path:
-    """Return where the statement about *content* lies."""
-    return content.with_name(f"{content.name}.dsse")
+    """Return where the statement about *content* lies: beside it, also of a folder that is called ``.`` here."""
+    return Path(f"{os.path.abspath(content)}.dsse")  # noqa: PTH100 (a link keeps its own statement)
 
 
 def sign(pack: Pack, key: PrivateKey, beside: bytes = b"") -> bytes:

@@ -6,11 +6,12 @@ its id is the same for every cut into batches and every order of events within t
 - A *sliding* correlation (`Correlation.monotone`) has an alert for each window that holds a trigger: an event at ``t``
   for which the condition holds over ``(t - timespan, t]``. Events at one instant count as in any order. Of each window
   only what can decide is kept: as many of the earliest and of the latest events as the condition asks for, the first
-  and last of each value, of each run of one rule. It is told at once, and again (``settled``) when its window is over.
+  and last of each value. It is told at once, and again (``settled``) when its window is over.
 - All others *tumble*: a tally a window, decided when the watermark has passed the window's end by `SETTLE`.
 
 A correlation of correlations takes triggers, each once; what tumbles is a trigger at its window's last instant. Of what
-others wait for, every event is kept up to `MOST_EVENTS` a window; a window that lost some says ``vedette.capped``.
+others wait for, and of three rules or more in order, every event is kept up to `MOST_EVENTS` at each end of a window; a
+window that lost some says ``vedette.capped``.
 
 State, by key:
 
@@ -29,6 +30,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
+from heapq import heappop, heappush
 from itertools import islice, pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -62,7 +64,7 @@ from agent.model import (
     distinct,
 )
 from agent.ports import StateView
-from rules.sigma.correlation import Correlation, holds
+from rules.sigma.correlation import MOST_VALUES, Correlation, holds
 from rules.sigma.engine import Binder
 from rules.sigma.parse import Rule
 
@@ -71,12 +73,14 @@ LATENESS = 24 * 3_600 * SECOND
 SETTLE = 300 * SECOND
 """The same for a tumbling one; and how long after its end a window is told to be over."""
 MOST_EVENTS = 1_000
-"""Events that a window keeps where all of them matter; and distinct values that a tally keeps."""
+"""Events that a window keeps at each end where all of them matter."""
 _SWEEP = LATENESS // 4
 _CITED = 100
 _FIRST = 10
 """Events that a tally cites."""
 _SHARDS = 64
+_MOST_HOMES = 64
+"""Places of events that a group's record may name before it is looked which of them are still of use."""
 _MOST_COMBINATIONS = 64
 
 _Rows: TypeAlias = NDArray[np.intp]
@@ -130,25 +134,41 @@ class _Window:
     total: Fraction = Fraction(0)
 
 
-@dataclass
 class _Record:
-    """A group's windows, as state keeps them."""
+    """A group's windows, as state keeps them: those that nobody asks for are written back as they were read."""
 
-    windows: dict[int, _Window] = field(default_factory=dict)
+    def __init__(self, data: Any = None) -> None:
+        stored = data or {"homes": [], "windows": {}}
+        self._homes: list[_Home] = [tuple(home) for home in stored["homes"]]
+        self._stored: dict[int, Any] = {int(number): window for number, window in stored["windows"].items()}
+        self._open: dict[int, _Window] = {}
 
-    @classmethod
-    def load(cls, data: Any) -> _Record:
-        homes = [tuple(home) for home in data["homes"]]
-        windows = {}
-        for number, (count, cut, fired, total, values, events) in data["windows"].items():
-            found = [_Event(time, value, homes[home], key, bool(told)) for time, value, home, key, told in events]
-            windows[int(number)] = _Window(count, found, bool(cut), fired, values, Fraction(total))
-        return cls(windows)
+    def numbers(self) -> set[int]:
+        return self._stored.keys() | self._open.keys()
+
+    def get(self, number: int) -> _Window | None:
+        if number in self._stored:
+            count, cut, fired, total, values, events = self._stored.pop(number)
+            found = [_Event(time, value, self._homes[home], key, bool(told)) for time, value, home, key, told in events]
+            self._open[number] = _Window(count, found, bool(cut), fired, dict(values), Fraction(total))
+        return self._open.get(number)
+
+    def add(self, number: int) -> _Window:
+        """Return the window, a new one if there is none."""
+        return self.get(number) or self._open.setdefault(number, _Window())
+
+    def drop(self, number: int) -> None:
+        self._stored.pop(number, None)
+        self._open.pop(number, None)
 
     def dump(self) -> dict[str, Any]:
-        homes: dict[_Home, int] = {}
-        windows = {}
-        for number, one in self.windows.items():
+        if len(self._homes) > _MOST_HOMES:  # some may be of events that are gone
+            for number in list(self._stored):
+                self.get(number)
+            self._homes = []
+        homes = {home: place for place, home in enumerate(self._homes)}
+        windows = {str(number): window for number, window in self._stored.items()}
+        for number, one in self._open.items():
             events = [
                 [time, value, homes.setdefault(home, len(homes)), key, int(told)]
                 for time, value, home, key, told in one.events
@@ -166,7 +186,11 @@ class _Plan:
         self.span = about.timespan
         self.lateness = LATENESS if self.sliding else SETTLE
         self.by_rule = about.type in ("temporal", "temporal_ordered")
+        self.keeps_all = waited or (about.type == "temporal_ordered" and len(about.rules) > 2)
+        """Whether any event of a window may come to matter: one between two others, once a late one joins them."""
         self.measures = about.type not in ("event_count", "value_count") and not self.by_rule
+        self.overlaps = not self.sliding and not self.by_rule and len(about.rules) > 1
+        """Whether a tally could meet one event by two of its rules."""
         self.least = about.least if self.sliding and not about.expression else len(about.rules)
         meaning = (
             about.type,
@@ -242,12 +266,12 @@ class _Plan:
         if kind == "event_count":
             window.events = _ends(window.events, self.least)
             return False
-        if not self.waited:
-            ends = _ends_of_runs if kind == "temporal_ordered" else self._ends_of_values
-            window.events = ends(window.events)
+        if not self.keeps_all:
+            window.events = self._ends_of_values(window.events)
         if len(window.events) <= 2 * MOST_EVENTS:
             return False
-        window.events = _ends(window.events, MOST_EVENTS)
+        events = _ends_of_runs(window.events) if kind == "temporal_ordered" else window.events
+        window.events = _ends(events, MOST_EVENTS)
         return True
 
     def _ends_of_values(self, events: list[_Event]) -> list[_Event]:
@@ -425,9 +449,7 @@ class Correlator:
         found = list(islice(product(*parts), _MOST_COMBINATIONS))
         if (over := math.prod(map(len, parts)) - len(found)) > 0:
             run.state.count("combinations_cut", over)
-        kept, cut = self._kept(plan, rows)
-        for combination in found:
-            texts = tuple(_canonical(value) for value in combination)
+        for texts in dict.fromkeys(tuple(map(_canonical, combination)) for combination in found):
             group, counted = texts[:split], texts[split:]
             value: str | int | None = number if plan.by_rule else None
             values: dict[str, int] = {}
@@ -436,16 +458,18 @@ class Correlator:
                 if plan.measures and not _is_number(value):
                     run.state.count("not_a_number", len(rows))
                     continue
+            fresh = run.unseen((plan.key, group, window, value), rows) if plan.overlaps else rows
             if not plan.sliding and value is not None:
-                values = {str(value): len(rows)}
+                values = {str(value): len(fresh)}
+            kept, cut = self._kept(plan, fresh)
             made = [_event(run.events, row, value) for row in kept.tolist()]
-            yield _Arrival(group, window, made, len(rows), cut, values)
+            yield _Arrival(group, window, made, len(fresh), cut, values)
 
     def _kept(self, plan: _Plan, rows: _Rows) -> tuple[_Rows, bool]:
         """Return those of a group's rows, in order of time, that its window would keep; and whether a cap took some."""
         if not plan.sliding:
             return rows[:_FIRST], False
-        if plan.waited or plan.about.type == "temporal_ordered":
+        if plan.keeps_all:
             most, cut = MOST_EVENTS, len(rows) > 2 * MOST_EVENTS
         else:
             most, cut = (plan.least if plan.about.type == "event_count" else 1), False
@@ -497,10 +521,13 @@ class _Run:
         self.ledger = Ledger.load(state)
         self.findings: list[Finding] = []
         self._views: dict[str, FieldView] = {}
+        self._met: dict[Any, _Rows] = {}
         self._waiting: list[list[_Arrival]] = [[] for _ in self.plans]
         self._records: dict[str, _Record] = {}
         self._new: set[str] = set()
         self._due: dict[int, list[str]] = {int(at): keys for at, keys in (state.get("!") or {}).items()}
+        self._times = sorted(self._due)
+        """The times of what is due, as a heap."""
         self._due_changed = False
         self._closing: dict[str, list[str]] = defaultdict(list)
 
@@ -509,6 +536,13 @@ class _Run:
         if name not in self._views:
             self._views[name] = FieldView(self.events, name)
         return self._views[name]
+
+    def unseen(self, of: Any, rows: _Rows) -> _Rows:
+        """Return which of *rows* the tally *of* has not met in this batch, by another rule."""
+        met = self._met.get(of)
+        fresh: _Rows = rows if met is None else rows[~np.isin(rows, met)]
+        self._met[of] = fresh if met is None else np.concatenate([met, fresh])
+        return fresh
 
     def arrive(self, place: int, arrivals: Iterable[_Arrival]) -> None:
         self._waiting[place].extend(arrivals)
@@ -537,39 +571,48 @@ class _Run:
         else:
             for one in arrivals:
                 self._tally(plan, key, record, one)
+            for number in {one.window for one in arrivals}:
+                self._cap_values(record.add(number))
 
     def _record(self, key: str) -> _Record | None:
         if key not in self._records:
             data = self.state.get(key)
             if data is None:
                 return None
-            self._records[key] = _Record.load(data)
+            self._records[key] = _Record(data)
         return self._records[key]
 
     # --- sliding ---
 
     def _slide(self, plan: _Plan, group: _Group, key: str, record: _Record, arrivals: list[_Arrival]) -> None:
         touched: set[int] = set()
+        by_window: dict[int, list[_Arrival]] = defaultdict(list)
         for one in arrivals:
             if plan.start(one.window + 1) <= self.ledger.watermark - LATENESS - plan.span:
                 self.state.count("late", one.number)
-                continue
-            window = record.windows.setdefault(one.window, _Window())
-            self.ledger.note(plan.start(one.window))
-            known = {event.identity for event in window.events}
-            fresh = {event.identity: event for event in one.events if event.identity not in known}
-            window.events = sorted([*window.events, *fresh.values()], key=lambda event: (event.time, event.identity))
-            window.number += one.number - (len(one.events) - len(fresh))
-            window.cut |= one.cut
-            touched |= {one.window, one.window + 1}
-        for number in sorted(touched & record.windows.keys()):
+            else:
+                by_window[one.window].append(one)
+        for number, found in by_window.items():
+            window = record.add(number)
+            self.ledger.note(plan.start(number))
+            before = len(window.events)
+            events = {event.identity: event for event in window.events}
+            for one in found:
+                for event in one.events:
+                    events.setdefault(event.identity, event)
+            window.events = sorted(events.values(), key=lambda event: (event.time, event.identity))
+            window.number += len(events) - before + sum(one.number - len(one.events) for one in found)
+            window.cut |= any(one.cut for one in found)
+            touched |= {number, number + 1}
+        for number in sorted(touched & record.numbers()):
             self._judge(plan, group, key, record, number)
         horizon = self.ledger.watermark - LATENESS - plan.span
-        for number in [number for number in record.windows if plan.start(number + 1) <= horizon]:
-            del record.windows[number]
+        for number in record.numbers():
+            if plan.start(number + 1) <= horizon:
+                record.drop(number)
 
     def _judge(self, plan: _Plan, group: _Group, key: str, record: _Record, number: int) -> None:
-        window, before = record.windows[number], record.windows.get(number - 1)
+        window, before = record.add(number), record.get(number - 1)
         triggers = plan.triggers(before.events if before else (), window.events)
         if triggers:
             if window.fired is None and plan.output:
@@ -610,9 +653,9 @@ class _Run:
     # --- tumbling ---
 
     def _tally(self, plan: _Plan, key: str, record: _Record, one: _Arrival) -> None:
-        window = record.windows.get(one.window)
+        window = record.get(one.window)
         if window is None:
-            window = record.windows[one.window] = _Window()
+            window = record.add(one.window)
             self.ledger.note(plan.start(one.window))
             self._wait(plan, key, plan.start(one.window + 1) + SETTLE)
         window.number += one.number
@@ -622,8 +665,10 @@ class _Run:
                 window.total += Fraction(_number(value)) * number
                 continue
             window.values[value] = window.values.get(value, 0) + number
-        if len(window.values) > MOST_EVENTS:
-            for value in sorted(window.values, key=digest)[MOST_EVENTS:]:  # who stays does not depend on order
+
+    def _cap_values(self, window: _Window) -> None:
+        if len(window.values) > MOST_VALUES:
+            for value in sorted(window.values, key=digest)[MOST_VALUES:]:  # who stays does not depend on order
                 del window.values[value]
             window.cut = True
             self.state.count("values_capped")
@@ -631,6 +676,8 @@ class _Run:
     # --- closing ---
 
     def _wait(self, plan: _Plan, key: str, at: Timestamp) -> None:
+        if at not in self._due:
+            heappush(self._times, at)
         keys = self._due.setdefault(at, [])
         if plan.key not in keys:
             keys.append(plan.key)
@@ -638,12 +685,12 @@ class _Run:
         self._closing[f"!{at}/{plan.key}/{zlib.crc32(key.encode()) % _SHARDS}"].append(key)
 
     def first_due(self, watermark: Timestamp) -> Timestamp | None:
-        first = min(self._due, default=None)
-        return first if first is not None and first <= watermark else None
+        return self._times[0] if self._times and self._times[0] <= watermark else None
 
     def take_due(self, at: Timestamp) -> list[int]:
-        """Return which correlations have windows to close at *at*, inner ones first; they are due no more."""
+        """Return which correlations have windows to close at *at*, the first time that is due; inner ones first."""
         self._due_changed = True
+        heappop(self._times)
         known = self.owner._by_key
         keys = self._due.pop(at)
         for key in keys:
@@ -667,17 +714,17 @@ class _Run:
         number = (at - SETTLE) // plan.span - 1
         for key in self._groups_due(at, plan.key):
             record = self._record(key)
-            window = record.windows.get(number) if record else None
+            window = record.get(number) if record else None
             if record is None or window is None:
                 continue
             group = tuple(map(str, decode_key(key)[1:]))
             if plan.sliding:
-                before = record.windows.get(number - 1)
+                before = record.get(number - 1)
                 triggers = plan.triggers(before.events if before else (), window.events)
                 if triggers:
                     self.findings.append(self._slid(plan, group, record, number, triggers[0], settled=True))
                 continue
-            del record.windows[number]
+            record.drop(number)
             if not self.ledger.knows(key, plan.start(number)):
                 self.state.count("capped")
             elif plan.decide(window):
@@ -693,7 +740,7 @@ class _Run:
     def flush(self) -> None:
         """Write back what was touched."""
         for key, record in self._records.items():
-            if record.windows:
+            if record.numbers():
                 self.ledger.keep(self.state, key, record.dump(), new=key in self._new)
             elif key not in self._new:
                 self.ledger.drop(self.state, key)
@@ -734,7 +781,7 @@ class _Run:
         self, plan: _Plan, group: _Group, record: _Record, number: int, trigger: _Event, *, settled: bool = False
     ) -> Finding:
         """Say that the condition held at *trigger*; when the window is over, all of it is cited."""
-        window, before = record.windows[number], record.windows.get(number - 1)
+        window, before = record.add(number), record.get(number - 1)
         until = plan.start(number + 1) - 1 if settled else trigger.time
         events = [
             event
@@ -810,11 +857,13 @@ def _canonical(value: Scalar) -> str:
     return text_of(value).lower()
 
 
+_GREATEST = 1e200
+"""What is greater measures nothing; no sum of such numbers is more than a float can hold."""
 _NUMBER = re.compile(r"[+-]?\d{1,300}(\.\d{1,300})?(e[+-]?\d{1,3})?", re.ASCII)
 
 
 def _is_number(text: str) -> bool:
-    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+    return _NUMBER.fullmatch(text) is not None and abs(float(text)) <= _GREATEST
 
 
 def _number(text: str) -> int | float:

@@ -35,6 +35,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800, "M": 2_629_746
 _LONGEST_S = 366 * _UNITS["d"]
 MOST_COUNTED = 5_000
 """Events that a sliding count may ask for: it keeps twice as many of each window."""
+MOST_VALUES = 1_000
+"""Distinct values that are kept of each window, so fewer can be told apart from more."""
 _MOST_RULES = 64
 _MOST_FIELDS = 8
 _KEYS = frozenset(["type", "rules", "group-by", "timespan", "condition", "aliases", "generate"])
@@ -78,9 +80,9 @@ class Correlation(About):
 
     @property
     def least(self) -> int:
-        """The number of events, values or rules that a monotone bound asks for."""
+        """The number of events, values or rules that a monotone bound asks for; a trigger is always one."""
         operator, bound = self.bounds[0]
-        return int(bound) + 1 if operator == ">" else -int(-bound // 1)
+        return max(1, int(bound // 1) + 1 if operator == ">" else -int(-bound // 1))
 
     @property
     def wanted(self) -> str:
@@ -237,14 +239,24 @@ def _bounds(kind: Type, condition: Any, rules: int) -> tuple[tuple[tuple[str, fl
         raise CorrelationError(
             "value_percentile needs a percentile (1 to 99) in its condition, and no other type takes one", "condition:"
         )
-    if kind == "event_count" and _is_least(bounds) and bounds[0][1] > MOST_COUNTED:
-        raise CorrelationError(
-            f"at most {MOST_COUNTED} events can be asked for: as many are kept of each group and window", "condition:"
-        )
+    _check_kept(kind, bounds)
     percentile = _number(condition.get("percentile", 0), "percentile")
     if kind == "value_percentile" and not 0 < percentile < 100:
         raise CorrelationError(f"percentile must lie between 0 and 100, got {percentile:g}", "percentile:")
     return bounds, values, percentile
+
+
+def _check_kept(kind: Type, bounds: Sequence[tuple[str, float]]) -> None:
+    """Refuse a count that what is kept of a window could not decide."""
+    if kind == "event_count" and _is_least(bounds) and bounds[0][1] > MOST_COUNTED:
+        raise CorrelationError(
+            f"at most {MOST_COUNTED} events can be asked for: as many are kept of each group and window", "condition:"
+        )
+    if kind == "value_count" and any(bound >= MOST_VALUES for _, bound in bounds):
+        raise CorrelationError(
+            f"value_count compares with fewer than {MOST_VALUES} values: as many are kept of each group and window",
+            "condition:",
+        )
 
 
 def _number(value: Any, key: str) -> float:

@@ -33,7 +33,7 @@ from rules.sigma.documents import About, Document, content_digest, parse_documen
 from rules.sigma.predicate import ANY, ONE, predicate
 from rules.sigma.setting import Setting, SettingError, is_setting
 
-ENGINE = "5"
+ENGINE = "6"
 """Raise it whenever the compiled form changes: it is part of the cache's key, with the version of pySigma."""
 
 Expression: TypeAlias = list[Any]

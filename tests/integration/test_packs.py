@@ -154,3 +154,69 @@ def test_two_may_have_to_sign(site: Site) -> None:
     assert "version 1" in done.stdout
     checked = site.ask("config", "check")
     assert checked.returncode == 0, checked.stderr + checked.stdout
+
+
+def add_second(site: Site, folder: str, version: int, text: str = SECOND) -> None:
+    """Let a second stream read the same logs under the pack *own* as it lies in *folder*."""
+    rules = site.folder / folder
+    rules.mkdir()
+    (rules / "rule.yml").write_text(text)
+    said = pack.Pack(name="own", version=version, digest=content_digest(read_files(rules)))
+    pack.envelope_of(rules).write_bytes(pack.sign(said, key("dex")))
+    site.configuration["detectors"] |= {"more": {"type": "sigma", "path": str(rules), "pack": "own"}}
+    site.configuration["streams"] |= {"second": {"source": "logs", "detectors": ["more"], "sinks": ["out"]}}
+    site.sign("root")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_configuration_runs_one_version_of_a_pack(site: Site, version: int) -> None:
+    """Neither an older one beside a newer, nor two contents under one number: the next start would refuse them."""
+    put(site, RULE, version=2)
+    add_second(site, "other", version)
+    started = subprocess.run(
+        [*VEDETTE, "run", "-b", str(site.bootstrap)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert started.returncode == 4, started.stderr
+    assert f"pack own: version {version} with" in started.stderr
+    assert not site.audited("pack-accepted")
+
+
+def test_a_pack_whose_signer_may_not_sign_stops_its_own_stream_alone(site: Site) -> None:
+    """At a start, where there is no predecessor to go on with."""
+    put(site, RULE, version=1)
+    site.configuration["detectors"] |= {"ours": {"type": "sigma", "path": "builtin"}}
+    site.configuration["streams"] |= {"second": {"source": "logs", "detectors": ["ours"], "sinks": ["out"]}}
+    site.sign("root")
+    site.start()
+    assert site.end(15) == 0
+    said = pack.Pack(name="own", version=2, digest=content_digest(read_files(site.folder / "rules")))
+    pack.envelope_of(site.folder / "rules").write_bytes(pack.sign(said, key("ana")))
+    site.start()
+    assert site.status("second")["status"] == "ok"
+    assert site.status()["status"] == "failed"
+    assert "takes 1 of detection-engineer" in site.status()["reason"]
+
+
+def test_a_pack_that_may_not_run_stops_nothing_while_another_stream_is_missing(site: Site) -> None:
+    """What is missing is looked for again, but never at the cost of what runs."""
+    put(site, RULE, version=1)
+    digested = site.folder / "digested"
+    digested.mkdir()
+    (digested / "rule.yml").write_text(SECOND)
+    digest = content_digest(read_files(digested))
+    site.configuration["detectors"] |= {"more": {"type": "sigma", "path": str(digested), "digest": digest}}
+    site.configuration["streams"] |= {"second": {"source": "logs", "detectors": ["more"], "sinks": ["out"]}}
+    site.sign("root")
+    site.start()
+    assert site.end(15) == 0
+    (digested / "rule.yml").write_text(RULE)
+    site.start()
+    assert (site.status()["status"], site.status("second")["status"]) == ("ok", "failed")
+    (site.folder / "rules" / "rule.yml").write_text(SECOND)
+    assert site.ask("config", "apply").returncode != 0
+    assert site.audited("pack-refused")
+    assert site.status()["status"] == "ok"
+    (digested / "rule.yml").write_text(SECOND)
+    put(site, SECOND, version=2)
+    assert "changed: pack own" in site.ask("config", "apply").stdout
+    assert (site.status()["status"], site.status("second")["status"]) == ("ok", "ok")

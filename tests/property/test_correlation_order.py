@@ -217,6 +217,19 @@ def test_a_tumbling_correlation_is_its_definition_within_five_minutes(
     assert set(found.state.stored) <= {"", "!"}, "what is decided is forgotten"
 
 
+@pytest.mark.parametrize("place", range(5))
+def test_an_event_between_others_of_its_rule_may_come_to_matter(place: int) -> None:
+    """Of three at 1, 300 and 599 seconds only the second begins the order that an event at 301 completes for 700."""
+    events = keyed(
+        {"@timestamp": START + second * 1_000_000, "event.dataset": "auditd.log", "user.name": "u",
+         "event.action": action, "source.ip": "x"}
+        for second, action in [(301, "b"), (1, "a"), (300, "a"), (599, "a"), (700, "c")]
+    )  # fmt: skip
+    order = [*events[1 : place + 1], events[0], *events[place + 1 :]]
+    found = replay(detector(correlation("c", 0, SLIDING["in order"][0])), order, cuts=range(1, 5))
+    assert said(found) == {("u", START + SPAN)}
+
+
 INNER = [name for name in SLIDING if name != "two in order"]
 
 

@@ -327,7 +327,17 @@ def test_the_records_of_a_delivery_are_its_exact_bytes() -> None:
     assert not piece.faults
 
 
-@pytest.mark.parametrize("wrap", ["{}", "[{}]", '{{"Records":[{}]}}', '{{"Records":[{}]}}\n{{"Records":[{{"x":1}}]}}'])
+EVENT_LIST = '{{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{{}},"items":[{}]}}'
+LONG_EVENT_LIST = """{{
+    "kind": "EventList",
+    "apiVersion": "audit.k8s.io/v1beta1",
+    "metadata": {{"resourceVersion": "1"}},
+    "items": [{}]
+}}"""
+WRAPS = ("{}", "[{}]", '{{"Records":[{}]}}', '{{"Records":[{}]}}\n{{"Records":[{{"x":1}}]}}')
+
+
+@pytest.mark.parametrize("wrap", [*WRAPS, EVENT_LIST, LONG_EVENT_LIST, EVENT_LIST + '\n{{"x":1}}'])
 def test_documents_are_read_alike_however_they_are_wrapped(wrap: str) -> None:
     inner = json.dumps({"text": 'a "quoted" \\ {[', "list": [{}, []]}, indent=2)
     piece = records(DocumentReader(stream_of(wrap.format(f"{inner},\n{inner}").encode())))
@@ -434,6 +444,8 @@ ACCESS = b'1.2.3.4 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 5 "-" "
         (b'[{"a":1}]', "json", "documents"),
         (b"[]", "json", "documents"),
         (b'{"Records": [{"x":1}]}', "cloudtrail", "documents"),
+        (EVENT_LIST.format('{"x":1}').encode(), "json", "documents"),
+        (b'{"kind":"EventList","apiVersion":"v1","metadata":{},"items":[{"x":1}]}', "json", "lines"),
         (b'[\n {"eventSource": "s3", "eventName": "Get"}]', "cloudtrail", "documents"),
         (SYSLOG, "syslog", "lines"),
         (b"<34>1 2003-10-11T22:14:15.003Z host su - ID47 - failed", "syslog", "lines"),

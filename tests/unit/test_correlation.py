@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -193,6 +194,53 @@ def test_what_is_older_than_the_lateness_is_counted(tmp_path: Path) -> None:
     assert state.counters["late"] == 4
 
 
+ONCE = MANY.replace("gte: 3", "eq: 1")
+
+
+def test_one_event_in_several_spellings_of_a_group_counts_once(tmp_path: Path) -> None:
+    found = replay(make(tmp_path, FAILED, ONCE), log(event(0, user=["Alice", "alice"]))).findings
+    assert [one.entity for one in found] == [(("user.name", "alice"),)]
+
+
+def test_one_event_counts_once_though_two_rules_name_its_group_differently(tmp_path: Path) -> None:
+    """A tally keeps no identities, yet what two rules match is one event."""
+    both = ONCE.replace("rules: failed", "rules: [failed, worked]").replace(
+        "group-by: user.name",
+        "group-by: who\n  aliases: {who: {failed: user.name, worked: user.id}}",
+    )
+    twice = log(event(0, ["failed", "worked"], **{"user.id": "alice"}))
+    assert len(replay(make(tmp_path, FAILED, WORKED, both), twice).findings) == 1
+
+
+def test_a_bound_below_one_keeps_no_more_than_a_bound_of_one(tmp_path: Path) -> None:
+    flood = log(*(event(0) for _ in range(1_000)))
+    found = replay(make(tmp_path, FAILED, MANY.replace("gte: 3", "gte: 0")), flood, cuts=range(0, 1_000, 100))
+    assert {one.revision for one in found.findings} == {"fired", "settled"}
+    state = MemoryState()
+    make(tmp_path, FAILED, MANY.replace("gte: 3", "gt: -1.5")).detect(batch_of(flood), state)
+    assert state.size() < 1_000
+
+
+def test_a_number_that_no_sum_can_hold_measures_nothing(tmp_path: Path) -> None:
+    """It is counted; the others are summed."""
+    total = MANY.replace("event_count", "value_sum").replace("{gte: 3}", "{gt: 6, field: x.size}")
+    sizes = ("1e308", "-1e308", "9" * 250, "4", "3")
+    found = replay(make(tmp_path, FAILED, total), log(*(event(0, **{"x.size": size}) for size in sizes)))
+    assert [one.explanation.factors[-1].observed for one in found.findings] == ["7"]
+    assert found.state.counters["not_a_number"] == 3
+
+
+@pytest.mark.parametrize("bound", ["gte: 20", "lt: 20"])
+def test_a_group_with_many_values_in_one_batch_takes_no_square_of_their_time(tmp_path: Path, bound: str) -> None:
+    """A scan: thousands of ports of one host."""
+    values = MANY.replace("event_count", "value_count").replace("{gte: 3}", f"{{{bound}, field: source.port}}")
+    detector = make(tmp_path, FAILED, values)
+    scan = batch_of(log(*(event(0, **{"source.port": port}) for port in range(6_000))))
+    before = process_time()
+    detector.detect(scan, MemoryState())
+    assert process_time() - before < 3
+
+
 BASE = {"type": "event_count", "rules": "[failed]", "timespan": "5m", "condition": "{gte: 3}"}
 
 
@@ -235,6 +283,8 @@ def written(**parts: str | None) -> str:
         (written().replace("666666666666", "x"), "0.yml:1: Sigma rule identifier must be an UUID"),
         (written().replace("66666666-6666-4666-8666-666666666666", MANY.split()[5]), "is taken by"),
         (written(condition="{gt: 6000}"), "0.yml:7: at most 5000"),
+        (written(type="value_count", condition="{gte: 1000, field: a}"), "value_count compares with fewer than 1000"),
+        (written(type="value_count", condition="{gt: 3, lt: 2000, field: a}"), "compares with fewer than 1000"),
     ],
 )  # fmt: skip
 def test_what_cannot_run_is_refused_with_its_line_and_reason(text: str, reason: str) -> None:
@@ -251,3 +301,13 @@ def test_rules_that_are_refused_take_their_correlations_with_them() -> None:
     collection = compiled(FAILED.replace("event.action: failed", "event.action|fancy: a"), MANY)
     assert len(collection.refused) == 2
     assert not collection.correlations
+
+
+def test_a_record_names_no_more_places_of_events_than_are_of_use(tmp_path: Path) -> None:
+    """A group whose events come from ever new files."""
+    state, detector = MemoryState(), make(tmp_path, FAILED, MANY)
+    for day in range(4):
+        events = [event(day * 86_400 + number * 600, _partition=f"{day}.{number}") for number in range(100)]
+        replay(detector, keyed(events), state=state, until=START + day * 86_400 * SECOND)
+    (record,) = (value for key, value in state.items() if key.startswith("["))
+    assert len(record["homes"]) <= 200

@@ -80,6 +80,47 @@ def test_indicators_become_threat_enrichments() -> None:
     assert (one["matched"]["atomic"], one["matched"]["field"]) == ("ABC123", "file.hash.sha256")
 
 
+@pytest.mark.parametrize(
+    ("threat", "expected"),
+    [
+        ({"enrichments": {"indicator": {}}}, [{"indicator": {}}]),
+        ({"enrichments": "odd"}, ["odd"]),
+        ({"enrichments": ["odd"]}, ["odd"]),
+        ("odd", None),
+        (["odd"], None),
+    ],
+)
+def test_an_indicator_bears_an_event_whose_threat_is_odd(threat: Any, expected: list[Any] | None) -> None:
+    """What the event says stays; the row is in the alert in any case."""
+    data = b"name\nabc\n"
+    hashes = table(data, key="name", match=("file.name",), networks=False, indicators=True)
+    found = enriched(hashes, file={"name": "abc"}, threat=threat)
+    assert found["vedette"]["enrichment"][0]["row"] == {"name": "abc"}
+    if expected is None:
+        assert found["threat"] == threat
+    else:
+        assert found["threat"]["enrichments"][:-1] == expected
+        assert found["threat"]["enrichments"][-1]["matched"]["atomic"] == "abc"
+
+
+def test_an_ipv4_address_inside_ipv6_is_that_address() -> None:
+    """Whichever of the two the table or the event has."""
+    inside = table(b"ip,name\n::ffff:192.0.2.0/120,office\n")
+    assert enriched(inside, source={"ip": "192.0.2.7"})["vedette"]["enrichment"][0]["row"]["name"] == "office"
+    assert (
+        enriched(table(), source={"ip": "::ffff:192.0.2.9"})["vedette"]["enrichment"][0]["row"]["name"] == "srv-db-01"
+    )
+    with pytest.raises(ConfigError, match=r"row 2: 192\.0\.2\.1 is listed twice"):
+        table(b"ip,name\n::ffff:192.0.2.1,a\n192.0.2.1,b\n")
+
+
+def test_only_a_line_feed_ends_a_line_of_ndjson() -> None:
+    data = '{"user": "alice", "note": "a\u2028b\u0085c"}\r\n{"user": "bob"}'.encode()
+    people = table(data, "people.ndjson", key="user", match=("user.name",), networks=False)
+    assert enriched(people, user={"name": "alice"})["vedette"]["enrichment"][0]["row"]["note"] == "a\u2028b\u0085c"
+    assert len(people) == 2
+
+
 def test_a_table_that_is_too_old_says_so_in_every_alert() -> None:
     """It is still used; an alert that it knows nothing about says so too."""
     old = table(made=NOW - 8 * DAY, max_age=7 * DAY)
