@@ -29,6 +29,7 @@ _STRUCTURED = re.compile(r'(?<![^\s;\[])([A-Za-z_][\w.-]{0,99}+)[=:]"([^"\\]*+(?
 _ESCAPED = re.compile(r'\\(["\\\]])')
 _ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
 _CEF_KEY = re.compile(r"(?:^|(?<=[ \t]))([A-Za-z0-9_.\[\]-]{1,100}+)=")
+_MONTH_FIRST = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\S{1,16}) (AM|PM)", re.ASCII)
 _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", "severity")
 _LEEF_HEAD = ("version", "vendor", "product", "device_version", "event_id")
 _LEEF_KEY = re.compile(r"([^=\s]{1,100}+)=(.*)\Z")
@@ -258,9 +259,10 @@ def _key(name: str) -> str:
 
 def _month_first(text: str) -> Mapping[str, Any]:
     """Return the ``time`` of ``3/9/2026 1:05:09 PM`` in ISO form: of its own, since elsewhere the day comes first."""
-    date, clock, half = text.split(" ")
-    month, day, year = date.split("/")
-    hour, _, rest = clock.partition(":")
+    found = _MONTH_FIRST.fullmatch(text)
+    if found is None:
+        return {}
+    month, day, year, hour, rest, half = found.groups()
     return {"time": f"{year}-{month:>02}-{day:>02}T{int(hour) % 12 + 12 * (half == 'PM'):02}:{rest}"}
 
 
