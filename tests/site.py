@@ -102,6 +102,6 @@ class Site(Process):
     def status(self, stream: str = "main") -> dict[str, str]:
         """Return how the running daemon says that a stream is."""
         answer = ask(self.data, {"do": "status"})
-        assert answer is not None
+        assert answer is not None, self.log
         found: dict[str, str] = answer[stream]
         return found
