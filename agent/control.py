@@ -20,6 +20,7 @@ import orjson
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
 
 NAME = "vedette.sock"
+_FRESH = f"{NAME}.new"
 _MAX_REQUEST = 1 << 20
 _TIMEOUT_S = 60.0
 
@@ -39,14 +40,15 @@ class Control:
         self._handle = handle
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         with suppress(FileNotFoundError):
-            os.unlink(NAME, dir_fd=self._folder)
+            os.unlink(_FRESH, dir_fd=self._folder)
         self._socket = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
         try:
-            self._socket.bind(f"/proc/self/fd/{self._folder}/{NAME}")  # no limit on the folder's own length
+            self._socket.bind(f"/proc/self/fd/{self._folder}/{_FRESH}")  # no limit on the folder's own length
         finally:
             os.umask(before)
         self._socket.listen(8)
+        os.rename(_FRESH, NAME, src_dir_fd=self._folder, dst_dir_fd=self._folder)  # where it lies, it answers
         threading.Thread(target=self._serve, name="control", daemon=True).start()
 
     def close(self) -> None:
