@@ -124,12 +124,12 @@ class _Arrival(NamedTuple):
 
 @dataclass
 class _Window:
-    """What is kept of one group's events in one window; *fired* is the time of the first trigger that was told."""
+    """What is kept of one group's events in one window; *fired*: a trigger was met already."""
 
     number: int = 0
     events: list[_Event] = field(default_factory=list)
     cut: bool = False
-    fired: Timestamp | None = None
+    fired: bool = False
     values: dict[str, int] = field(default_factory=dict)
     total: Fraction = Fraction(0)
 
@@ -150,7 +150,7 @@ class _Record:
         if number in self._stored:
             count, cut, fired, total, values, events = self._stored.pop(number)
             found = [_Event(time, value, self._homes[home], key, bool(told)) for time, value, home, key, told in events]
-            self._open[number] = _Window(count, found, bool(cut), fired, dict(values), Fraction(total))
+            self._open[number] = _Window(count, found, bool(cut), bool(fired), dict(values), Fraction(total))
         return self._open.get(number)
 
     def add(self, number: int) -> _Window:
@@ -173,7 +173,7 @@ class _Record:
                 [time, value, homes.setdefault(home, len(homes)), key, int(told)]
                 for time, value, home, key, told in one.events
             ]
-            windows[str(number)] = [one.number, int(one.cut), one.fired, str(one.total), one.values, events]
+            windows[str(number)] = [one.number, int(one.cut), int(one.fired), str(one.total), one.values, events]
         return {"homes": list(homes), "windows": windows}
 
 
@@ -208,6 +208,22 @@ class _Plan:
 
     def start(self, window: int) -> Timestamp:
         return window * self.span
+
+    def value(self, rule: int, counted: Sequence[str]) -> str | int | None:
+        """Return what is counted of an event of the rule of that number, whose *counted* fields hold these texts."""
+        if self.by_rule or not counted:
+            return rule if self.by_rule else None
+        return counted[0] if len(counted) == 1 else encode_key(counted)
+
+    def takes(self, value: str | int | None) -> bool:
+        """Say whether *value* can be counted: what is measured is a number."""
+        return not self.measures or _is_number(str(value))
+
+    def arrival(
+        self, group: _Group, window: int, events: list[_Event], number: int, value: str | int | None, cut: bool = False
+    ) -> _Arrival:
+        tallied = {} if self.sliding or value is None else {str(value): number}
+        return _Arrival(group, window, events, number, cut, tallied)
 
     # --- sliding ---
 
@@ -450,20 +466,14 @@ class Correlator:
         if (over := math.prod(map(len, parts)) - len(found)) > 0:
             run.state.count("combinations_cut", over)
         for texts in dict.fromkeys(tuple(map(_canonical, combination)) for combination in found):
-            group, counted = texts[:split], texts[split:]
-            value: str | int | None = number if plan.by_rule else None
-            values: dict[str, int] = {}
-            if counted:
-                value = counted[0] if len(counted) == 1 else encode_key(counted)
-                if plan.measures and not _is_number(value):
-                    run.state.count("not_a_number", len(rows))
-                    continue
+            group, value = texts[:split], plan.value(number, texts[split:])
+            if not plan.takes(value):
+                run.state.count("not_a_number", len(rows))
+                continue
             fresh = run.unseen((plan.key, group, window, value), rows) if plan.overlaps else rows
-            if not plan.sliding and value is not None:
-                values = {str(value): len(fresh)}
             kept, cut = self._kept(plan, fresh)
             made = [_event(run.events, row, value) for row in kept.tolist()]
-            yield _Arrival(group, window, made, len(fresh), cut, values)
+            yield plan.arrival(group, window, made, len(fresh), value, cut)
 
     def _kept(self, plan: _Plan, rows: _Rows) -> tuple[_Rows, bool]:
         """Return those of a group's rows, in order of time, that its window would keep; and whether a cap took some."""
@@ -615,10 +625,10 @@ class _Run:
         window, before = record.add(number), record.get(number - 1)
         triggers = plan.triggers(before.events if before else (), window.events)
         if triggers:
-            if window.fired is None and plan.output:
+            if plan.output and not window.fired:
                 self.findings.append(self._slid(plan, group, record, number, triggers[0]))
                 self._wait(plan, key, plan.start(number + 1) + SETTLE)
-            window.fired = min(triggers[0].time, triggers[0].time if window.fired is None else window.fired)
+            window.fired = True
             if plan.waited:
                 told = {event.identity for event in triggers}
                 for event in triggers:
@@ -637,18 +647,13 @@ class _Run:
             if not taker.sliding and taker.start(event.time // taker.span + 1) + SETTLE <= self.ledger.watermark:
                 self.state.count("late")
                 continue
-            counted = tuple(values[name] for name in taker.about.values)
-            value: str | int | None = number if taker.by_rule else None
-            if counted:
-                value = counted[0] if len(counted) == 1 else encode_key(counted)
-                if taker.measures and not _is_number(value):
-                    self.state.count("not_a_number")
-                    continue
-            tallied = {} if value is None or taker.sliding else {str(value): 1}
+            value = taker.value(number, [values[name] for name in taker.about.values])
+            if not taker.takes(value):
+                self.state.count("not_a_number")
+                continue
             outer = tuple(values[name] for name in taker.about.fields[number])
             taken = event._replace(value=value, told=False)
-            arrival = _Arrival(outer, event.time // taker.span, [taken], 1, values=tallied)
-            self._waiting[place].append(arrival)
+            self._waiting[place].append(taker.arrival(outer, event.time // taker.span, [taken], 1, value))
 
     # --- tumbling ---
 
