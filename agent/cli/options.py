@@ -39,3 +39,16 @@ Bootstrap = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document a line on standard output.")]
 BOOTSTRAP = Path("/etc/vedette/bootstrap.yml")
 CONFIG = Path("vedette.yml")
+
+
+def instant(text: str) -> int:
+    """Return the time that an option names, in microseconds: in UTC unless it says otherwise."""
+    from datetime import UTC, datetime
+
+    from agent.normalise.clock import from_datetime
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-01 or 2026-11-01T12:00Z") from None
+    return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.cli.doctor import show
-from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config
+from agent.cli.options import BOOTSTRAP, CONFIG, AsJson, Bootstrap, Config, instant
 from agent.control import login
 from agent.errors import ConfigError, VedetteError
 
@@ -98,7 +97,7 @@ def replay(
 
     if bool(index or begin or end) == late:
         raise typer.BadParameter("say what to read again: --index, --from and --to, or --late")
-    spans = None if late else [{"start": _time(begin), "end": _time(end), "place": index}]
+    spans = None if late else [{"start": begin and instant(begin), "end": end and instant(end), "place": index}]
     asked = {"do": "replay", "spans": spans, "late": late, "warm_up": _duration(warm_up), "by": login()}
     where = load_bootstrap(bootstrap)
     accepted = accepted_last(where)
@@ -166,17 +165,6 @@ def _stream(streams: Mapping[str, Any], name: str | None) -> str:
     if name is None or name not in streams:
         raise ConfigError(f"--stream: expected one of {', '.join(sorted(streams))}")
     return name
-
-
-def _time(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-01T00:00Z") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1_000_000)
 
 
 def _duration(text: str) -> int:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli.options import BOOTSTRAP, DATA, AsJson, Data
+from agent.cli.options import BOOTSTRAP, DATA, AsJson, Data, instant
 from rules.commands.work import Junit, Rules
 
 if TYPE_CHECKING:
-    from agent.model import Timestamp
     from agent.ports import Source
     from rules.coverage import Coverage
 
@@ -68,7 +67,7 @@ def coverage(
     where = place(path)
     if events and (begin or end):
         raise typer.BadParameter("--from and --to are for what the SIEM holds; without them EVENTS are read whole")
-    asked = begin and _instant(begin), end and _instant(end)
+    asked = begin and instant(begin), end and instant(end)
     source = log_source(events) if events else _replayed(bootstrap, stream, *asked) if begin or end else None
     wanted = read_techniques(techniques) if techniques else []
     collection = load(where, cache())
@@ -208,7 +207,7 @@ def backtest(
 
     if junit is not None and expect is None:
         raise typer.BadParameter("--junit needs --expect: without it there is nothing to check")
-    span = (ALWAYS[0] if begin is None else _instant(begin), ALWAYS[1] if end is None else _instant(end))
+    span = (ALWAYS[0] if begin is None else instant(begin), ALWAYS[1] if end is None else instant(end))
     expected = read_expected(expect) if expect else {}
     detector = build("rules", {"path": path}, cache())
     source = log_source(events) if events else _replayed(bootstrap, stream, begin and span[0], end and span[1])
@@ -230,18 +229,6 @@ def backtest(
             print(safe(failure))
     if failed:
         raise typer.Exit(1)
-
-
-def _instant(text: str) -> Timestamp:
-    from datetime import UTC, datetime
-
-    from agent.normalise.clock import from_datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-01 or 2026-11-01T12:00Z") from None
-    return from_datetime(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _replayed(bootstrap: Path, stream: str | None, begin: Any, end: Any) -> Source:
