@@ -316,7 +316,9 @@ class Judge:
         if reference is not None and reference in at_hand:
             return self._full(reference, at_hand[reference], as_of), True
         known = {name: value for name, value in finding.fields.items() if not name.startswith("vedette.")}
-        return nest({**known, **dict(finding.entity)}), reference is not None
+        if finding.detector.kind != "rule":  # a correlation's groups have names of the rule's own, not of columns
+            known |= dict(finding.entity)
+        return nest(known), reference is not None
 
     def _full(self, reference: Reference, raw: _Raw, as_of: Timestamp) -> dict[str, Any]:
         original = original_of(reference.format, raw)

@@ -250,6 +250,26 @@ def test_of_projected_records_the_alert_shows_the_whole_one_or_says_that_it_is_p
     assert partial.document["vedette"]["evidence"]["state"] == "partial"
 
 
+def test_what_a_rule_calls_its_group_is_no_field_of_an_alert_whose_evidence_is_gone() -> None:
+    """A baseline's entity is of ECS fields; a correlation's has the rule's own names."""
+    given = document_records({"@timestamp": "2026-01-01T00:00:00Z"})
+    entity = (("TargetUserName", "ann"),)
+    gone = Reference("siem", "uuid/0", "gone", "logs-1", DOCUMENT, "uuid")
+    pipeline = Pipeline([Every()])
+    judge = Judge(pipeline.normaliser, tenant="t", stream="s", cap=None)
+    transaction = State().transaction()
+    found = pipeline.evaluate(given, transaction)
+    documents = [
+        judge.judge(
+            [Finding(replace(EVERY, kind=kind), NOW, (gone,), Explanation("x"), entity)],
+            (), found.batch, transaction.view(OPERATOR), lambda _: {}, found.watermark,
+        )[0].document
+        for kind in ("rule", "baseline")
+    ]  # fmt: skip
+    assert ["TargetUserName" in one for one in documents] == [False, True]
+    assert [one["vedette"]["entity"] for one in documents] == [dict(entity)] * 2
+
+
 def test_a_document_keeps_its_identity_in_a_copy_of_its_index() -> None:
     """Identity is source, lineage and document id; the shard that holds it does not matter."""
     here = Reference("siem", "uuid/0", "id", "logs-1", DOCUMENT, "uuid")
