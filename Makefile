@@ -69,7 +69,7 @@ parity: $(VENV)/dev ## every SigmaHQ rule on every real record beside a plain re
 bench-normalise: $(VENV)/dev ## records a second from native to ECS, product by product (VEDETTE_TEST_DATA)
 	$(BIN)/python -m tests.bench.bench_normalise --json tests/results/bench-normalise.json
 
-bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 70 minutes
+bench: $(VENV)/dev ## speed and memory, beside rsigma where it is installed; at most 82 minutes
 	timeout 1800 $(BIN)/python -m tests.bench.bench_scan --json tests/results/bench-scan.json
 	timeout 600 $(BIN)/python -m tests.bench.bench_store --json tests/results/bench-store.json
 	timeout 120 $(BIN)/python -m tests.bench.bench_start --json tests/results/bench-start.json
