@@ -1,15 +1,18 @@
 """From raw records to native fields, within bounds.
 
 A record that cannot be read gives its reason, never an exception: `decode_all` answers once for each record. Bounds:
-2,000 fields and 64 levels a record (the bytes of a record are bounded by its source).
+2,000 fields and 128 levels a record (the bytes of a record are bounded by its source).
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
+from math import isinf
 from typing import Any, TypeAlias
 
+import msgspec
 import orjson
 
 from agent.errors import RecordError
@@ -20,7 +23,7 @@ Decoded: TypeAlias = dict[str, Any] | RecordError
 """The native fields, or why there are none."""
 
 MAX_FIELDS = 2_000
-MAX_DEPTH = 64
+MAX_DEPTH = 128
 _CONTAINERS = frozenset({dict, list})
 
 
@@ -34,7 +37,8 @@ def decode_json(raws: Sequence[Raw]) -> list[Decoded]:
     except ValueError:
         values = [_load(raw) for raw in raws]
     return [
-        value if _is_flat(value) or _is_small(raw) else _checked(value) for raw, value in zip(raws, values, strict=True)
+        value if _is_flat(value) or is_small(raw) else _checked(value, raw)
+        for raw, value in zip(raws, values, strict=True)
     ]
 
 
@@ -83,7 +87,34 @@ def _load(raw: Raw) -> Any:
             return dict(raw)
         return orjson.loads(raw) if raw.strip() else RecordError("empty record")
     except (TypeError, ValueError) as error:
-        return RecordError(f"not JSON: {error}")
+        return _with_any_number(raw) or RecordError(f"not JSON: {error}")
+
+
+def _with_any_number(raw: Any) -> dict[str, Any] | None:
+    """Return the object that *raw* is, if it is one but for numbers that are too large: they are texts then."""
+    try:
+        value = _ANY_NUMBER.decode(raw)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return _numbered(value) if value.__class__ is dict and not _excess(value) else None
+
+
+def _float(text: str) -> float | str:
+    return text if isinf(number := float(text)) else number
+
+
+_ANY_NUMBER = msgspec.json.Decoder(float_hook=_float)
+
+
+def _numbered(value: Any) -> Any:
+    """Return *value* with what no 64 bits hold as the decoder of most records has it."""
+    if value.__class__ is dict:
+        return {key: _numbered(inner) for key, inner in value.items()}
+    if value.__class__ is list:
+        return [*map(_numbered, value)]
+    if value.__class__ is int and not -(2**63) <= value < 2**64:
+        return _float(str(value))
+    return value
 
 
 def _is_flat(value: Any) -> bool:
@@ -95,21 +126,41 @@ def _is_flat(value: Any) -> bool:
     return value.__class__ is dict and len(value) <= MAX_FIELDS and not gc.is_tracked(value)
 
 
-def _is_small(raw: Any) -> bool:
-    """Say cheaply that what an object's bytes decode to breaks no bound: each field follows a comma or an opening."""
-    if raw.__class__ is not bytes:
+def is_small(raw: Any) -> bool:
+    """Say cheaply that what an object's bytes decode to breaks no bound.
+
+    What is open at one time was opened; of a row of objects in a list only one is, and each but the first shows as
+    ``},{``: what lies in texts as well counts on both sides.
+    """
+    if raw.__class__ is not bytes or raw[:1] != b"{":
         return False
-    openings: int = raw.count(b"{") + raw.count(b"[")
-    return raw[:1] == b"{" and openings <= MAX_DEPTH and openings + raw.count(b",") <= MAX_FIELDS
+    openings = raw.count(b"{") + raw.count(b"[")
+    return (openings <= MAX_DEPTH or openings - raw.count(b"},{") <= MAX_DEPTH) and _has_few_fields(raw)
 
 
-def _checked(value: Any) -> Decoded:
+def _has_few_fields(raw: bytes) -> bool:
+    """Say cheaply that there are not too many: each follows a comma or an opening, and takes two bytes at least."""
+    return len(raw) <= 2 * MAX_FIELDS or raw.count(b"{") + raw.count(b"[") + raw.count(b",") <= MAX_FIELDS
+
+
+def _checked(value: Any, raw: Any = None) -> Decoded:
     if isinstance(value, RecordError):
         return value
     if value.__class__ is not dict:
         return RecordError("not a JSON object")
-    excess = _excess(value)
+    excess = "" if raw.__class__ is bytes and _has_few_fields(raw) and _is_shallow(value) else _excess(value)
     return RecordError(excess) if excess else value
+
+
+def _is_shallow(record: dict[str, Any]) -> bool:
+    """Say cheaply that *record* is not too deep: objects that hold no containers are not looked at, see `_is_flat`."""
+    level: list[Any] = [record.values()]
+    for _ in range(MAX_DEPTH - 1):
+        inner = [*filter(gc.is_tracked, chain.from_iterable(level))]
+        if not inner:
+            return True
+        level = [value.values() if value.__class__ is dict else value for value in inner]
+    return False
 
 
 def _excess(record: dict[str, Any]) -> str:
@@ -120,7 +171,7 @@ def _excess(record: dict[str, Any]) -> str:
         fields += sum(map(len, level))
         if fields > MAX_FIELDS:
             return f"more than {MAX_FIELDS} fields"
-        inner = [value for outer in level for value in outer if value.__class__ in _CONTAINERS]
+        inner = [value for value in chain.from_iterable(level) if value.__class__ in _CONTAINERS]
         if not inner:
             return ""
         level = [value.values() if value.__class__ is dict else value for value in inner]

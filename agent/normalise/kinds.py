@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from types import NoneType
 from typing import Any, TypeAlias
 
@@ -32,6 +33,8 @@ TEXT = catalogue().converter(ORIGINAL)
 _LONGEST_CONSTANT = 256
 _MEMO = 4_096
 _MEMO_KEYS = 64
+_NAME = itemgetter("name")
+_FIRST_TWO = itemgetter(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +76,9 @@ class Route:
         self._budget = budget
         self._groups: dict[tuple[Any, ...], Group] = {}
         self._overflow: Group | None = None
-        self._identity = [shape.paths(native) for native in mapping.identity]
+        self.identity = [shape.paths(native) for native in mapping.identity]
         self._times = frozenset(shape.time).union(*(shape.paths(native) for native in mapping.timed))
-        self.roots = tuple(dict.fromkeys(path[0] for path in shape.when))
-        self.simple = all(len(path) == 1 for path in shape.when) and not (shape.unless or shape.exact)
+        self.is_certain = shape.is_certain
         self.may_refuse = bool(shape.inside or shape.layout)
 
     def localise(self, record: dict[str, Any], zone: str) -> None:
@@ -103,7 +105,7 @@ class Route:
 
     def _identities(self, frame: Frame) -> list[list[Any]]:
         """Return the values of each identity field; where a record has none, what its shape says."""
-        columns = [_hashable(frame.column(paths)) for paths in self._identity]
+        columns = [_hashable(frame.column(paths)) for paths in self.identity]
         for number, native in enumerate(self.mapping.identity):
             if said := self.shape.says.get(native):
                 columns[number] = [said if value is None else value for value in columns[number]]
@@ -208,27 +210,32 @@ def _written(text: Any) -> dict[str, Any] | None:
     return None if isinstance(found, RecordError) else found
 
 
-def _with_names(value: Any, path: Path) -> Any:
+def with_names(value: Any, path: Path) -> Any:
     """Return *value* with the list of named values at *path* as one object.
 
     Through lists that is done in each of their objects; a list of one becomes its object.
     """
     if value.__class__ is list:
         if path:
-            items = [_with_names(item, path) for item in value]
+            items = [with_names(item, path) for item in value]
             return items[0] if len(items) == 1 else items
-        return dict(map(_pair, value)) if all(map(_is_pair, value)) else value
+        return _named(value)
     if path and value.__class__ is dict and path[0] in value:
-        return {**value, path[0]: _with_names(value[path[0]], path[1:])}
+        return {**value, path[0]: with_names(value[path[0]], path[1:])}
     return value
 
 
-def _is_pair(item: Any) -> bool:
-    return item.__class__ is dict and item.get("name").__class__ is str
-
-
-def _pair(item: dict[str, Any]) -> tuple[str, Any]:
-    return item["name"], next((value for key, value in item.items() if key != "name"), None)
+def _named(items: list[Any]) -> Any:
+    """Return *items* as one object, if each is one with a name; of what else an item holds, the first."""
+    try:
+        names = list(map(_NAME, items))
+    except (LookupError, TypeError):
+        return items
+    if not set(map(type, names)) <= {str}:
+        return items
+    if set(map(next, map(iter, items))) <= {"name"} and min(map(len, items), default=2) > 1:  # nearly always
+        return dict(map(_FIRST_TWO, map(tuple, map(dict.values, items))))
+    return {item["name"]: next((value for key, value in item.items() if key != "name"), None) for item in items}
 
 
 def own_paths(name: str) -> Paths:
@@ -285,6 +292,11 @@ class Routes:
             routes.sort(key=lambda route: not route.shape.when)  # what fits everything comes last
         self._by_keys: dict[tuple[str, ...], list[Route]] = {}
 
+    def before(self, format: str, route: Route) -> list[Route] | None:
+        """Return the routes that are tried before *route*; None if it is for what lies in records of *format*."""
+        routes = self._by_format[format]
+        return routes[: routes.index(route)] if route in routes else None
+
     def find(self, format: str, record: dict[str, Any]) -> tuple[Route, dict[str, Any]]:
         """Return the first route that *record* fits, and the record as its shape reads it.
 
@@ -293,7 +305,7 @@ class Routes:
         keys = (format, *record)
         for route in self._by_keys.get(keys) or self._candidates(keys):
             shape = route.shape
-            if not (route.simple or shape.fits(record)):
+            if not (route.is_certain or shape.fits(record)):
                 continue
             if shape.line:
                 return self.find("syslog", read_parts(_parts(shape, record), self._patterns))
@@ -304,7 +316,7 @@ class Routes:
                 if plain := shape.layout(record):
                     return route, plain
             else:
-                return route, _with_names(record, shape.named) if shape.named else record
+                return route, with_names(record, shape.named) if shape.named else record
         raise AssertionError(f"no mapping of format {format} takes everything")
 
     def _candidates(self, keys: tuple[str, ...]) -> list[Route]:
@@ -314,9 +326,9 @@ class Routes:
         """
         found, present = [], frozenset(keys[1:])
         for route in self._by_format[keys[0]]:
-            if present.issuperset(route.roots):
+            if route.shape.may_fit(present):
                 found.append(route)
-                if route.simple and not route.may_refuse:
+                if route.is_certain and not route.may_refuse:
                     break
         if len(self._by_keys) >= _MEMO:
             self._by_keys.clear()

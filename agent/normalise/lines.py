@@ -6,6 +6,7 @@ A reader turns one line into native fields, or raises RecordError.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from functools import cache
@@ -56,10 +57,9 @@ _TAIL = Form(
     r" *(?P<message>.*)$"
 )
 _BARE = Form(r"(?s)^ (?P<host>[^\s,]*\w[^\s,]*) (?P<message>.*)$")
-_RFC5424 = Form(
-    r"(?s)^<(?P<priority>\d{1,3})>\d{1,2} (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) (?P<pid>\S+) (?P<id>\S+) "
-    r'(?P<data>-|(?:\[(?:[^\]"]|"(?:[^"\\]|\\.)*")*\])+)(?: (?P<message>.*))?$'
-)
+_DATA = re.compile(rb'(?:\[(?:[^\]"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+\])++', re.DOTALL)
+"""Python's own expressions, far faster than RE2 here; linear, since nothing matched is given back."""
+_RFC5424_HEAD = ("time", "host", "program", "pid", "id")
 _NAME = r'[^\s,"]+'
 _CHAIN = rf'"[^"]*" {_NAME}|{_NAME}(?:, ?{_NAME})+(?: [0-9A-Fa-f.:]+)?|{_NAME}'
 _ACCESS = Form(
@@ -173,8 +173,8 @@ def _syslog_reader(as_of: Timestamp, patterns: ByProgram, is_syslog: bool) -> Re
 def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any]:
     begin = line.find(b">", 0, _LONGEST_PRIORITY) + 1 if line.startswith(b"<") else 0
     first = line[begin : begin + 1]
-    if begin and first.isdigit() and b" " in line[begin + 1 : begin + 3] and (record := _RFC5424.read(line)):
-        return {name: value for name, value in record.items() if value not in {"-", ""}}
+    if begin and first.isdigit() and b" " in line[begin + 1 : begin + 3] and (record := _read_rfc5424(line, begin)):
+        return record
     head = _HEAD.read(line) if b"0" <= first <= b"Z" else None
     if head is None:
         if begin and (priority := line[1 : begin - 1]).isdigit():
@@ -193,6 +193,28 @@ def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any
     if "priority" in head:
         record["priority"] = head["priority"]
     return {name: value for name, value in record.items() if value}
+
+
+def _read_rfc5424(line: bytes, begin: int) -> dict[str, Any] | None:
+    """Return the parts of ``<priority>version time host program pid id data message``, but those that say nothing."""
+    *words, rest = line[begin:].split(b" ", len(_RFC5424_HEAD) + 1)
+    if (
+        len(words) <= len(_RFC5424_HEAD)
+        or not (line[1 : begin - 1] + words[0]).isdigit()
+        or line[begin : len(line) - len(rest)].split() != words
+    ):
+        return None
+    if rest[:1] == b"-":
+        end = 1
+    elif data := _DATA.match(rest):
+        end = data.end()
+    else:
+        return None
+    if rest[end : end + 1] not in {b"", b" "}:
+        return None
+    values = (line[1 : begin - 1], *words[1:], rest[:end], rest[end + 1 :])
+    names = ("priority", *_RFC5424_HEAD, "data", "message")
+    return {name: forms.text_of(value) for name, value in zip(names, values, strict=True) if value not in {b"-", b""}}
 
 
 def _read_tag(record: dict[str, Any]) -> None:

@@ -147,10 +147,36 @@ class Shape:
     layout: Layout | None = None
     format: str = ""
 
-    def fits(self, record: Mapping[str, Any]) -> bool:
-        if self.exact and sum(name[:1] != "_" for name in record) > len(self.when):
+    def may_fit(self, keys: frozenset[str]) -> bool:
+        """Say whether a record with these keys may be of this shape; `is_certain` says that it is then."""
+        if self.exact and sum(name[:1] != "_" for name in keys) > len(self.when):
             return False
-        return all(has(record, path) for path in self.when) and not any(has(record, path) for path in self.unless)
+        return keys.issuperset(path[0] for path in self.when) and keys.isdisjoint(
+            path[0] for path in self.unless if len(path) == 1
+        )
+
+    def fits(self, record: Mapping[str, Any]) -> bool:
+        """Say whether a record whose keys may fit does."""
+        for path in self._deep_when:
+            if not has(record, path):
+                return False
+        for path in self._deep_unless:  # noqa: SIM110 -- a generator costs more than the look
+            if has(record, path):
+                return False
+        return True
+
+    @cached_property
+    def is_certain(self) -> bool:
+        """True if the keys of a record decide it."""
+        return not (self._deep_when or self._deep_unless)
+
+    @cached_property
+    def _deep_when(self) -> Paths:
+        return tuple(path for path in self.when if len(path) > 1)
+
+    @cached_property
+    def _deep_unless(self) -> Paths:
+        return tuple(path for path in self.unless if len(path) > 1)
 
     def paths(self, native: str) -> Paths:
         """Return where records of this shape hold the native field: header fields first, then the data section."""

@@ -23,6 +23,7 @@ from agent.normalise.columns import ABSENT, Columns, Frame, Pool
 from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
 from agent.normalise.document import build
 from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
+from agent.normalise.lens import Lens, lens_of
 from agent.normalise.lines import line_reader, patterns_of
 from agent.normalise.mapping import MappingFile, installed
 from agent.zones import parted, zone_of
@@ -31,6 +32,8 @@ FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
 
 _BLOCK = 256
+_MOST_WAITING = 1_024
+"""Records that wait to be read with others of their group: few at once cost more each, many are in no cache by then."""
 _KEPT_ORIGINAL = own_paths(ORIGINAL)
 _FORMATS = {
     "json": "json",
@@ -85,6 +88,7 @@ class Normaliser:
         self._mappings = mappings or installed()
         self._patterns = patterns_of(self._mappings)
         self._routes = Routes(self._mappings, wanted, self._patterns)
+        self._lenses: dict[Route, Lens] = {}
         self._unparsed = Kind(UNPARSED)
         self._unparsed_original = ORIGINAL in wanted(self._unparsed)
 
@@ -127,19 +131,39 @@ class Normaliser:
 
     def _block(self, work: _Work, chunk: Chunk, begin: int, first_row: int) -> None:
         raws = chunk.raw[begin : begin + _BLOCK]
-        decoded = self._decode(chunk.format, raws, work.records.as_of)
-        for place, reason in chunk.faults.items():
+        lens = self._lens(chunk.format, raws)
+        decoded: list[Any] = lens.read(raws) if lens else [None] * len(raws)
+        for place in chunk.faults:
             if 0 <= place - begin < len(raws):
-                decoded[place - begin] = RecordError(reason)
+                decoded[place - begin] = None
+        whole = [place for place, record in enumerate(decoded) if record is None]
         routed: dict[Route, list[int]] = {}
-        for place, record in enumerate(decoded):
-            if isinstance(record, RecordError):
-                self._quarantine(work, first_row + place, raws[place], str(record))
+        if lens:
+            routed[lens.route] = [place for place, record in enumerate(decoded) if record is not None]
+        found = self._decode(chunk.format, [raws[place] for place in whole], work.records.as_of)
+        for place, record in zip(whole, found, strict=True):
+            fault = chunk.faults.get(place + begin) or (str(record) if isinstance(record, RecordError) else "")
+            if fault or isinstance(record, RecordError):
+                self._quarantine(work, first_row + place, raws[place], fault)
             else:
                 route, decoded[place] = self._route(chunk.format, record)
                 routed.setdefault(route, []).append(place)
         for route, places in routed.items():
-            self._strip(work, route, chunk.format, decoded, raws, places, first_row)
+            through = lens if lens and lens.route is route else None
+            self._strip(work, route, chunk.format, decoded, raws, places, first_row, through)
+        work.took(len(raws))
+
+    def _lens(self, format: str, raws: Sequence[Raw]) -> Lens | None:
+        """Return what reads records like the first of *raws*, if they need not be decoded whole."""
+        if _FORMATS.get(format) != "json" or format == DOCUMENT:
+            return None
+        head = decode_json(raws[:1])[0]
+        if isinstance(head, RecordError):
+            return None
+        route, _ = self._routes.find("json", head)
+        if route not in self._lenses and (lens := lens_of(route, self._routes.before("json", route), head)):
+            self._lenses[route] = lens
+        return self._lenses.get(route)
 
     def _strip(
         self,
@@ -150,23 +174,31 @@ class Normaliser:
         raws: Sequence[Raw],
         places: list[int],
         first_row: int,
+        lens: Lens | None,
     ) -> None:
-        """Pile up what is wanted of the records at *places*, all of one shape."""
+        """Pile up what is wanted of the records at *places*, all of one shape; some were maybe read through *lens*."""
         frame = Frame([decoded[place] for place in places])
         work.times([first_row + place for place in places], frame.column(route.shape.time))
         grouped: dict[Group, list[int]] = {}
         for place, group in zip(places, route.groups(frame, len(places)), strict=True):
             grouped.setdefault(group, []).append(place)
         for group, members in grouped.items():
-            part = frame if len(grouped) == 1 else Frame([decoded[place] for place in members])
+            if lens and not lens.covers(group):
+                self._look_again(format, decoded, raws, members)
             pile = work.pile(group)
+            found = [decoded[place] for place in members]
             pile.rows += [first_row + place for place in members]
-            for values, paths in zip(pile.values, group.reads, strict=True):
-                values.extend(part.column(paths))
+            pile.waiting += found
             if group.wants_original and format == DOCUMENT:
-                pile.originals += part.column(_KEPT_ORIGINAL)
+                pile.originals += Frame(found).column(_KEPT_ORIGINAL)
             elif group.wants_original:
                 pile.originals += [text_of(raws[place]) for place in members]
+
+    def _look_again(self, format: str, decoded: list[Any], raws: Sequence[Raw], places: list[int]) -> None:
+        """Decode the records at *places* whole."""
+        for place, record in zip(places, decode_json([raws[place] for place in places]), strict=True):
+            if not isinstance(record, RecordError):  # as it was read once, it is none
+                decoded[place] = self._route(format, record)[1]
 
     def _route(self, format: str, record: dict[str, Any]) -> tuple[Route, dict[str, Any]]:
         """Return which mapping's shape reads *record*, and the record with its times in the zone of *format*."""
@@ -204,12 +236,21 @@ def _refused(zone: str) -> str:
 
 
 class _Pile:
-    """The rows of one group, and native values by the group's reads."""
+    """The rows of one group, native values by the group's reads, and records that wait to be read."""
 
     def __init__(self, group: Group) -> None:
         self.rows: list[int] = []
         self.values: list[list[Any]] = [[] for _ in group.reads]
         self.originals: list[Any] = []
+        self._reads = group.reads
+        self.waiting: list[dict[str, Any]] = []
+
+    def read(self) -> None:
+        """Take what is wanted of the records that wait."""
+        frame = Frame(self.waiting)
+        for values, paths in zip(self.values, self._reads, strict=True):
+            values.extend(frame.column(paths))
+        self.waiting = []
 
 
 class _Work:
@@ -225,6 +266,7 @@ class _Work:
         self._kinds: dict[Kind, int] = {}
         self._counts: Counter[str] = Counter()
         self._piles: dict[Group, _Pile] = {}
+        self._waiting = 0
         self._timed_rows: list[int] = []
         self._times: list[Any] = []
 
@@ -245,11 +287,20 @@ class _Work:
         if original is not None:
             self._columns.put(ORIGINAL, rows, self._pool.coder(ORIGINAL, TEXT).codes([original]))
 
+    def took(self, records: int) -> None:
+        """Read what waits once it is enough, *records* more than before."""
+        self._waiting += records
+        if self._waiting >= _MOST_WAITING:
+            self._waiting = 0
+            for pile in self._piles.values():
+                pile.read()
+
     def _set_kind(self, rows: NDArray[np.intp], kind: Kind) -> None:
         self._kind[rows] = self._kinds.setdefault(kind, len(self._kinds))
 
     def _fill(self, group: Group, pile: _Pile) -> None:
         """Write all columns that are wanted of *group*."""
+        pile.read()
         rows = np.array(pile.rows)
         self._set_kind(rows, group.kind)
         if group.unmapped:

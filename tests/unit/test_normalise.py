@@ -313,7 +313,7 @@ def test_a_long_identity_makes_no_kind() -> None:
 
 # --- bad input --------------------------------------------------------------------------------------------------------
 
-DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
+DEEP = b'{"a":' * 200 + b"1" + b"}" * 200
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ DEEP = b'{"a":' * 100 + b"1" + b"}" * 100
         (b"  \t", "empty record"),
         (json.dumps({str(n): n for n in range(10_000)}).encode(), "more than 2000 fields"),
         (json.dumps({"a": [{str(n): n for n in range(10_000)}]}).encode(), "more than 2000 fields"),
-        (DEEP, "deeper than 64 levels"),
+        (DEEP, "deeper than 128 levels"),
         (b'{"a":' * 100_000, "not JSON"),
     ],
 )
