@@ -86,7 +86,9 @@ def test_all_rules_run() -> None:
     documents = [rule for path in RULES for rule in yaml.safe_load_all(path.read_text())]
     assert plan["rules"] == sum("detection" in one for one in documents) >= 69
     assert len(plan["correlations"]) == sum("correlation" in one for one in documents)
-    assert sum("correlation" in head(path) for path in RULES) >= 20
+    correlated = Counter(path.parent.name for path in RULES if "correlation" in head(path))
+    assert sum(correlated.values()) >= 46
+    assert correlated.keys() >= {"azure", "gcp", "github", "kubernetes", "m365", "network", "okta"}
     assert (plan["refused"], plan["remarks"], plan["unfed"]["rules"]) == ([], [], 0)
 
 
@@ -209,3 +211,30 @@ def test_payload_found_and_loud_neighbour_left_alone() -> None:
     by_source = Counter(orjson.loads(lines[int(finding.evidence[0].key)]).get("SourceImage", "") for finding in found)
     assert any(source.endswith("winx64_payload.exe") for source in by_source)
     assert not any(source.endswith("VBoxService.exe") for source in by_source)
+
+
+@needs_data
+def test_a_scan_from_inside_is_found_once() -> None:
+    """Of a scan of 182 hosts there is one alert for its ports and one for its hosts; an ordinary network has none."""
+    titles = [f"Many {what} tried within the network by one host" for what in ("ports", "hosts")]
+    with tarfile.open(DATA / "zeek-labelled" / "zeek-labelled.tar.gz") as archive:
+        stream = archive.extractfile("002-zeek-scenario-port-scanning/conn.log")
+        assert stream is not None
+        scan = _titles(find(stream.read().splitlines(), "json"))
+    ordinary: list[bytes] = []
+    for path in (DATA / "mordor" / "apt29").glob("*.zip"):
+        with zipfile.ZipFile(path) as zipped:
+            ordinary += [line for name in zipped.namelist() for line in zipped.read(name).splitlines()]
+    assert len(ordinary) > 2_000
+    assert [scan[title] for title in titles] == [1, 1]
+    assert not _titles(find(ordinary, "json")).keys() & set(titles)
+
+
+@needs_data
+def test_services_made_on_many_hosts_in_a_competition() -> None:
+    """Of what attackers and defenders did over RPC two hosts made services on three others, and no more are named."""
+    with tarfile.open(DATA / "zeek-samples" / "zeek-wrccdc.tar.gz") as archive:
+        stream = archive.extractfile("zeek-json/dce_rpc.json")
+        assert stream is not None
+        found = find(stream.read().splitlines(), "json")
+    assert _titles(found)["Services or tasks made on several hosts over the network"] == 2
