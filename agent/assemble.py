@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from weakref import WeakValueDictionary
 from agent import artifact, plugins
 from agent.access import Policy
 from agent.access.policy import ARTIFACTS, PACKS
-from agent.alerting import Judge, Suppression
+from agent.alerting import Judge, Suppression, maxmind
 from agent.alerting.enrich import MAX_BYTES, Enrich, Listing, Table, enricher
 from agent.alerting.maintenance import Maintenance, spans
 from agent.config import Accepted, Configuration, Locator, StreamConfig
@@ -254,7 +255,7 @@ def build_enrichment(accepted: Accepted) -> Enrich:
             name,
             section.digest,
             section.key,
-            tuple(section.match),
+            tuple(section.match) or maxmind.ADDRESSES,
             section.set,
             tuple(section.tags),
             section.networks,
@@ -263,13 +264,23 @@ def build_enrichment(accepted: Accepted) -> Enrich:
             section.max_age_days * DAY if section.max_age_days else None,
         )
         with _at(accepted.locator("enrichments", name)):
-            data = read(path, MAX_BYTES)
+            data = _content(path)
             key = repr(listing), str(path), sha256(data).digest()
             table = _TABLES.get(key)
             if table is None:
                 table = _TABLES[key] = Table(listing, data, str(path))
             tables.append(table)
     return enricher(tables)
+
+
+def _content(path: Path) -> bytes:
+    most = maxmind.MAX_BYTES if path.name.endswith(maxmind.ENDING) else MAX_BYTES
+    size = 0
+    with suppress(OSError):  # which `read` explains
+        size = path.stat().st_size
+    if size > most:
+        raise ConfigError(f"a table of this kind may have at most {most} bytes, it has {size}", str(path))
+    return read(path, size)
 
 
 def _made(make: T | None, connector: str, what: str) -> T:

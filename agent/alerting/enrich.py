@@ -4,6 +4,7 @@ A table (CSV with a header, or NDJSON) lists things by a key: addresses, host or
 event holds a listed value in one of the *match* fields gets the row: under ``vedette.enrichment``, with the table's
 digest, and in the ECS fields that *set* names. What the event says itself is never overwritten, and no alert's id
 depends on it. A table of *indicators* makes ``threat.enrichments``; each alert names the tables that are too old.
+A MaxMind DB file is a table of addresses that knows its ECS fields and its age itself.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import io
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
 import orjson
 
-from agent.alerting.document import texts_at
+from agent.alerting.document import texts_at, value_at
+from agent.alerting.maxmind import ENDING, Address, Database, Known
 from agent.errors import ConfigError, TrustError
 from agent.model import Timestamp, Value
 from agent.normalise.catalogue import Converter, catalogue
@@ -43,7 +46,7 @@ class Listing:
 
     name: str
     digest: str
-    key: str
+    key: str | None
     match: tuple[str, ...]
     set: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
@@ -63,26 +66,32 @@ class Table:
             raise TrustError(
                 f"{path}: expected the table {terms.digest}, found {found}; put it back, or sign the new one"
             )
+        self._database = Database(data, path) if path.endswith(ENDING) else None
+        self._made = self._database.made if self._database else terms.made
         self._rows: dict[str, Row] = {}
         self._networks: dict[tuple[int, int], dict[int, Row]] = {}
         """By version and length of the prefix: rows by the network's bits."""
-        columns: set[str] = set()
-        for number, row in enumerate(_rows(data, path), 1):
-            if number > MAX_ROWS:
-                raise ConfigError(f"a table may have at most {MAX_ROWS} rows", path)
-            columns |= row.keys()
-            self._add(number, row, path)
-        if unknown := sorted({terms.key, *terms.set} - columns):
-            raise ConfigError(f"no column {', '.join(unknown)}; there are: {', '.join(sorted(columns))}", path)
+        if terms.key is not None:
+            self._read(terms.key, data, path)
         self._targets = [(column, _targets(terms, target, path)) for column, target in terms.set.items()]
 
     def __len__(self) -> int:
         return len(self._rows) + sum(map(len, self._networks.values()))
 
-    def _add(self, number: int, row: Row, path: str) -> None:
-        key = row.get(self.terms.key, "").strip()
+    def _read(self, column: str, data: bytes, path: str) -> None:
+        columns: set[str] = set()
+        for number, row in enumerate(_rows(data, path), 1):
+            if number > MAX_ROWS:
+                raise ConfigError(f"a table may have at most {MAX_ROWS} rows", path)
+            columns |= row.keys()
+            self._add(number, column, row, path)
+        if unknown := sorted({column, *self.terms.set} - columns):
+            raise ConfigError(f"no column {', '.join(unknown)}; there are: {', '.join(sorted(columns))}", path)
+
+    def _add(self, number: int, column: str, row: Row, path: str) -> None:
+        key = row.get(column, "").strip()
         if not key:
-            raise ConfigError(f"row {number}: no value in {self.terms.key}, the key", path)
+            raise ConfigError(f"row {number}: no value in {column}, the key", path)
         place: dict[Any, Row] = self._rows
         name: Any = key.lower()
         if self.terms.networks:
@@ -96,16 +105,16 @@ class Table:
             raise ConfigError(f"row {number}: {key} is listed twice", path)
         place[name] = row
 
-    def find(self, value: str) -> Row | None:
-        """Return the row of *value*; of networks the smallest that it lies in."""
-        if not self.terms.networks:
-            return self._rows.get(value.lower())
-        try:
-            address = ipaddress.ip_address(value)
-        except ValueError:
+    def find(self, value: str) -> Known | None:
+        """Return the row of *value*, of networks the smallest that it lies in, and the ECS fields beside it."""
+        if self._database is None and not self.terms.networks:
+            return _alone(self._rows.get(value.lower()))
+        address = _address(value)
+        if address is None:
             return None
-        if isinstance(address, ipaddress.IPv6Address):
-            address = address.ipv4_mapped or address
+        return self._database.find(address) if self._database else _alone(self._network(address))
+
+    def _network(self, address: Address) -> Row | None:
         for version, length in sorted(self._networks, reverse=True):
             if version == address.version:
                 bits = address.max_prefixlen - length
@@ -115,7 +124,7 @@ class Table:
         return None
 
     def is_stale(self, now: Timestamp) -> bool:
-        made, most = self.terms.made, self.terms.max_age
+        made, most = self._made, self.terms.max_age
         return made is not None and most is not None and now > made + most
 
     def enrich(self, document: dict[str, Any], now: Timestamp) -> int:
@@ -126,14 +135,15 @@ class Table:
             own.setdefault("enrichment_stale", []).append(terms.name)
         for name in terms.match:
             for value in texts_at(document, name):
-                row = self.find(value)
-                if row is None:
+                known = self.find(value)
+                if known is None:
                     continue
+                row, fields = known
                 found = own.setdefault("enrichment", [])
                 if len(found) >= _MOST_MATCHES:
                     cut += 1
                     continue
-                made = {} if terms.made is None else {"made": to_text(terms.made)}
+                made = {} if self._made is None else {"made": to_text(self._made)}
                 found.append(
                     {
                         "table": terms.name,
@@ -141,10 +151,12 @@ class Table:
                         "field": name,
                         "value": value,
                         **made,
-                        "row": dict(row),
+                        "row": {column: text[:MAX_CELL] for column, text in islice(row.items(), MAX_COLUMNS)},
                     }
                 )
                 self._set(document, name, value, row)
+                for group in ("geo.", "as."):
+                    _put_group(document, name, {key: one for key, one in fields.items() if key.startswith(group)})
         return cut
 
     def _set(self, document: dict[str, Any], name: str, value: str, row: Row) -> None:
@@ -235,6 +247,18 @@ def _targets(terms: Listing, target: str, path: str) -> dict[str, tuple[str, Con
     return found
 
 
+def _address(value: str) -> Address | None:
+    try:
+        address = ipaddress.ip_address(value)
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else address
+
+
+def _alone(row: Row | None) -> Known | None:
+    return None if row is None else (row, {})
+
+
 def _append_threat(document: dict[str, Any], enrichment: Mapping[str, Any]) -> None:
     """Add *enrichment* to what the event has; an event whose `threat` is no object leaves no place for it."""
     threat = document.setdefault("threat", {})
@@ -249,6 +273,16 @@ def _unmapped(network: _Network) -> _Network:
         return network
     mapped = network.network_address.ipv4_mapped
     return network if mapped is None else ipaddress.ip_network((mapped, network.prefixlen - 96))
+
+
+def _put_group(document: dict[str, Any], matched: str, fields: Mapping[str, Any]) -> None:
+    """Put *fields* beside the field *matched* where ECS has them, unless one of them stands there otherwise: half of
+    what the event says and half of what a database says would be a place that neither means."""
+    base = matched.rpartition(".")[0]
+    full = {f"{base}.{name}": value for name, value in fields.items() if f"{base}.{name}" in catalogue().fields}
+    if all(value_at(document, name) in (None, value) for name, value in full.items()):
+        for name, value in full.items():
+            _put(document, name, value)
 
 
 def _put(document: dict[str, Any], name: str, value: Value) -> None:

@@ -60,7 +60,7 @@ def plan(
       vedette plan -c vedette.yml
       vedette plan -b bootstrap.yml
     """
-    from agent.assemble import build_pipeline, build_source, models_of, strangers
+    from agent.assemble import build_enrichment, build_pipeline, build_source, models_of, strangers
     from agent.cli.terminal import print_json
     from agent.config import load_bootstrap, root_of
     from agent.config.load import read
@@ -75,6 +75,7 @@ def plan(
         config, data, root = where.configuration / FILE, where.data, root_of(where)
     candidate = assumed(Files(config.parent, read(config), b""), root, config)
     configuration, locator = candidate.configuration, candidate.locator
+    build_enrichment(candidate)  # says what is wrong with a table
     cache = data / "cache" if os.access(data / "cache", os.W_OK) else None
     plans: dict[str, Any] = {}
     detectors: list[Detector] = []

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from agent.access import PERMISSIONS, Permission, Role
 from agent.alerting.maintenance import spans
+from agent.alerting.maxmind import ENDING
 from agent.errors import TrustError
 from agent.trust import keys
 from agent.zones import zone_of
@@ -156,13 +157,14 @@ class EnrichmentConfig(_Section):
     """A table whose rows are added to the alerts about what it lists."""
 
     path: str
-    """A CSV file with a header, or NDJSON (`.ndjson`); relative to the configuration's own folder."""
+    """A CSV file with a header, NDJSON (`.ndjson`) or MaxMind DB (`.mmdb`); relative to the configuration's folder."""
     digest: Digest
     """Digest of the file: nothing else than this is used."""
-    key: Line
-    """The column that says what a row is about."""
-    match: list[Line] = Field(min_length=1, max_length=32)
-    """The ECS fields whose values are looked up."""
+    key: Line | None = None
+    """The column that says what a row is about; a MaxMind DB file has none."""
+    match: list[Line] = Field(default=[], max_length=32)
+    """The ECS fields whose values are looked up; for a MaxMind DB file, if none is named, the addresses of `source`,
+    `destination`, `client`, `server` and `host`."""
     set: dict[Line, Line] = {}
     """Which ECS field a column goes to, where the event says nothing itself; ``.x`` is one beside the matched field."""
     tags: list[Line] = []
@@ -172,9 +174,20 @@ class EnrichmentConfig(_Section):
     indicators: bool = False
     """What is listed is a sign of an attack: rows go to `threat.enrichments`."""
     made: Instant | None = None
-    """When the table was made."""
+    """When the table was made; a MaxMind DB file says so itself."""
     max_age_days: int | None = Field(default=None, ge=1, le=36_500)
     """How old it may be: each alert says which tables are older."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> EnrichmentConfig:
+        if not self.path.endswith(ENDING):
+            if self.key is None or not self.match:
+                raise ValueError("expected key and match: which column says what a row is about, and where that is met")
+        elif given := sorted({"key", "networks", "indicators", "made"} & self.model_fields_set):
+            raise ValueError(
+                f"{', '.join(given)}: not for a MaxMind DB file; remove {'it' if len(given) == 1 else 'them'}"
+            )
+        return self
 
 
 class DeadLettersConfig(_Section):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.maxmind import database
 from tests.site import Site
 
 TABLE = b"ip,name,owner\n192.0.2.0/24,guests,Olaf\n"
@@ -56,3 +57,24 @@ def test_a_table_that_nobody_signed_for_is_refused(site: Site) -> None:
     last = json.loads((site.folder / "out.ndjson").read_text().splitlines()[-1])
     assert last["vedette"]["enrichment"][0]["row"]["owner"] == "Olaf"
     assert last["vedette"]["configuration"]["revision"] == 1
+
+
+def test_alerts_say_where_an_address_is_by_a_database_of_the_user(site: Site) -> None:
+    """How old it is it says itself; one that is damaged is refused before it runs."""
+    data = database({"192.0.2.0/24": {"country": {"iso_code": "NO", "names": {"en": "Norway"}}}})
+    (site.folder / "places.mmdb").write_bytes(data)
+    places = {"path": "places.mmdb", "digest": f"sha256:{sha256(data).hexdigest()}", "max_age_days": 1}
+    site.sign("root", enrichments={"places": places})
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    (alert,) = [json.loads(line) for line in (site.folder / "out.ndjson").read_text().splitlines()]
+    assert alert["source"]["geo"] == {"country_iso_code": "NO", "country_name": "Norway"}
+    assert alert["vedette"]["enrichment"][0]["digest"] == places["digest"]
+    assert alert["vedette"]["enrichment_stale"] == ["places"]
+
+    cut = data[: len(data) // 2]
+    (site.folder / "places.mmdb").write_bytes(cut)
+    site.sign("root", enrichments={"places": {**places, "digest": f"sha256:{sha256(cut).hexdigest()}"}})
+    checked = site.ask("config", "check")
+    assert checked.returncode == 3
+    assert "places.mmdb: no MaxMind DB file, or its end is missing" in " ".join(checked.stderr.split())
