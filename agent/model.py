@@ -231,7 +231,7 @@ class Kind:
     """
 
     mapping: str
-    constants: tuple[tuple[str, Scalar], ...] = ()
+    constants: tuple[tuple[str, Value], ...] = ()
     renames: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     prefix: str = field(default="", compare=False)
 
@@ -239,7 +239,7 @@ class Kind:
         return self.renames.get(native) or self.prefix + native
 
     @cached_property
-    def constant(self) -> Mapping[str, Scalar]:
+    def constant(self) -> Mapping[str, Value]:
         return dict(self.constants)
 
 

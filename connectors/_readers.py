@@ -274,12 +274,12 @@ def _starts(pattern: str) -> Callable[[bytes], Any]:
 
 _TOKEN = re.compile(rb'[{}\[\]]|"(?:[^"\\]++|\\.)*+("?)', re.DOTALL)
 _STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
-_RECORDS = re.compile(rb'\{\s{0,64}"Records"\s{0,64}:\s{0,64}\[')
+_RECORDS = re.compile(rb'\{\s{0,64}"Records"\s{0,64}:\s{0,64}\[|\{\s{0,64}"records"\s{0,64}:\s{0,64}\[(?=\s{0,64}\{)')
 _EVENT_LIST = re.compile(
     rb'\{\s{0,16}"kind"\s{0,4}:\s{0,4}"EventList"\s{0,4},\s{0,16}"apiVersion"\s{0,4}:\s{0,4}"audit\.k8s\.io/[a-z0-9]{1,8}"'
     rb'\s{0,4},\s{0,16}(?:"metadata"\s{0,4}:\s{0,4}\{[^{}]{0,32}\}\s{0,4},\s{0,16})?"items"\s{0,4}:\s{0,4}\['
 )
-"""How deliveries of CloudTrail and of Kubernetes' audit log begin: shorter than what is read ahead."""
+"""How deliveries of CloudTrail, Azure and Kubernetes' audit log begin: shorter than what is read ahead."""
 _BETWEEN = b" \t\r\n,[]}\xef\xbb\xbf"
 _GAP = re.compile(rb"[ \t\r\n,\[\]}\xef\xbb\xbf]*+")
 _QUOTE = ord('"')
@@ -287,8 +287,8 @@ _BRACE = ord("{")
 
 
 class DocumentReader:
-    """JSON objects that follow each other, or the elements of one array (CloudTrail's ``Records`` and
-    Kubernetes' ``EventList`` too).
+    """JSON objects that follow each other, or the elements of one array (CloudTrail's ``Records``,
+    Azure's ``records`` and Kubernetes' ``EventList`` too).
 
     Only brackets and strings are looked at, so each record is the exact bytes of its object. Keys are byte offsets.
     Once it has met the end of a file that may grow, a new reader has to be opened at `offset`.
@@ -837,8 +837,8 @@ def _sniff_json(body: bytes) -> Shape | None:
         return Shape("cloudtrail" if b'"eventSource"' in body and b'"eventName"' in body else "json", "documents")
     if not body.startswith(b"{"):
         return None
-    if _RECORDS.match(body):
-        return Shape("cloudtrail", "documents")
+    if found := _RECORDS.match(body):
+        return Shape("cloudtrail" if b'"Records"' in found[0] else "json", "documents")
     if _EVENT_LIST.match(body):
         return Shape("json", "documents")
     first = body.split(b"\n", 1)[0].rstrip()

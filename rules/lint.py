@@ -16,9 +16,9 @@ from typing import Any
 import yaml
 
 from agent.alerting.attack import catalogue as attack
-from agent.model import Kind, Scalar
+from agent.model import Kind, Value
 from agent.normalise.catalogue import catalogue as ecs
-from agent.normalise.mapping import MappingFile, Product, installed
+from agent.normalise.mapping import MappingFile, Product, installed, sole
 from rules.sigma import logsource
 from rules.sigma.documents import Document, Files, parse_documents
 from rules.sigma.engine import RAW, Binder, Engine, leaves
@@ -268,7 +268,7 @@ def _kinds(mapping: MappingFile) -> Iterator[tuple[Kind, Product]]:
     """Yield the kinds that the layers of *mapping* tell apart; what a layer does not ask for stays open."""
     for number, identity in enumerate([{}, *mapping.layer_identities()]):
         product = mapping.product(identity)
-        constants: dict[str, Scalar] = {name: values[0] for name, values in product.constants.items()}
+        constants: dict[str, Value] = {name: sole(values) for name, values in product.constants.items()}
         constants |= {column: identity[native] for native, column in mapping.identity.items() if native in identity}
         constants[_NUMBER] = number
         yield Kind(mapping.name, tuple(sorted(constants.items())), product.renames, mapping.prefix), product

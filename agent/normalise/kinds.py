@@ -13,14 +13,14 @@ from types import NoneType
 from typing import Any, TypeAlias
 
 from agent.errors import RecordError
-from agent.model import Kind, Scalar
+from agent.model import Kind, Value
 from agent.normalise import eventxml
 from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.clock import localised, zone_in
 from agent.normalise.columns import Frame
 from agent.normalise.decode import decode_json
 from agent.normalise.lines import ASSUMED_ZONE, ZONE, ByProgram, read_parts
-from agent.normalise.mapping import Joint, MappingFile, Path, Paths, Product, Shape
+from agent.normalise.mapping import Joint, MappingFile, Path, Paths, Product, Shape, sole
 
 MAX_KINDS = 4_096
 """Kinds that a stream may make; later ones lose their constants (see `Group.capped`)."""
@@ -45,7 +45,7 @@ class Group:
     """
 
     kind: Kind
-    constants: tuple[tuple[str, Scalar], ...]
+    constants: tuple[tuple[str, Value], ...]
     reads: tuple[Paths | Joint, ...]
     sources: tuple[tuple[str, tuple[tuple[int, Converter], ...]], ...]
     wants_original: bool
@@ -136,7 +136,7 @@ class Route:
     def _plan(self, identity: Mapping[str, str], product: Product, capped: bool = False) -> Group:
         named = {self.mapping.identity[native]: value for native, value in identity.items()}
         named.pop("", None)
-        constants = {**{name: values[0] for name, values in product.constants.items()}, **named}
+        constants = {**{name: sole(values) for name, values in product.constants.items()}, **named}
         kind = Kind(self.mapping.name, tuple(sorted(constants.items())), product.renames, self.mapping.prefix)
         wanted = self._wanted(kind)
         found = {name: self._sources(name, product) for name in sorted(wanted - constants.keys() - {ORIGINAL})}

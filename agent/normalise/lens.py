@@ -16,6 +16,8 @@ from agent.normalise.decode import Raw, is_small
 from agent.normalise.kinds import Group, Route, with_names
 from agent.normalise.mapping import Joint, Path, Paths, has
 
+_MOST_SHOWN = 128
+"""Paths; where more is read the whole record costs no more."""
 _MOST_REFUSED = 4
 """One record of so many may be refused; a lens that refuses more rests for some blocks."""
 _REST = 16
@@ -44,8 +46,8 @@ class Lens:
 
     def read(self, raws: Sequence[Raw]) -> list[dict[str, Any] | None]:
         """Return what is read of *raws*; None for each that has to be decoded whole."""
-        if self._rests:
-            self._rests -= 1
+        if self._rests or len(self._paths) > _MOST_SHOWN:
+            self._rests = max(0, self._rests - 1)
             return [None] * len(raws)
         if self._shown != self._paths:
             self._show()

@@ -75,6 +75,7 @@ import yaml
 
 from agent import plugins
 from agent.errors import ConfigError
+from agent.model import Value
 from agent.normalise import forms
 from agent.normalise.catalogue import Converter, catalogue, is_date
 from agent.normalise.forms import Form
@@ -323,6 +324,11 @@ def has(record: Mapping[str, Any], path: Path) -> bool:
             return False
         value = value[key]
     return True
+
+
+def sole(values: tuple[str, ...]) -> Value:
+    """Return what a constant of *values* is in a column: the value itself if there is but one."""
+    return values if len(values) > 1 else values[0]
 
 
 @cache

@@ -334,7 +334,7 @@ LONG_EVENT_LIST = """{{
     "metadata": {{"resourceVersion": "1"}},
     "items": [{}]
 }}"""
-WRAPS = ("{}", "[{}]", '{{"Records":[{}]}}', '{{"Records":[{}]}}\n{{"Records":[{{"x":1}}]}}')
+WRAPS = ("{}", "[{}]", '{{"Records":[{}]}}', '{{ "records": [{}]}}', '{{"Records":[{}]}}\n{{"Records":[{{"x":1}}]}}')
 
 
 @pytest.mark.parametrize("wrap", [*WRAPS, EVENT_LIST, LONG_EVENT_LIST, EVENT_LIST + '\n{{"x":1}}'])
@@ -444,6 +444,8 @@ ACCESS = b'1.2.3.4 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 5 "-" "
         (b'[{"a":1}]', "json", "documents"),
         (b"[]", "json", "documents"),
         (b'{"Records": [{"x":1}]}', "cloudtrail", "documents"),
+        (b'{"records": [\n {"time":"2024-05-01T10:00:00Z"}]}', "json", "documents"),
+        (b'{"records": [1, 2]}', "json", "lines"),
         (EVENT_LIST.format('{"x":1}').encode(), "json", "documents"),
         (b'{"kind":"EventList","apiVersion":"v1","metadata":{},"items":[{"x":1}]}', "json", "lines"),
         (b'[\n {"eventSource": "s3", "eventName": "Get"}]', "cloudtrail", "documents"),

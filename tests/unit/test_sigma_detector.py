@@ -10,7 +10,9 @@ import orjson
 import pytest
 
 from agent.errors import ConfigError
-from agent.model import Kind
+from agent.model import Chunk, Kind, Records
+from agent.normalise import Normaliser
+from agent.normalise.clock import parse
 from agent.ports import Detector
 from agent.state import State
 from rules.detector import SigmaDetector, build
@@ -85,6 +87,20 @@ def test_constants_of_the_kind_explain_too(tmp_path: Path) -> None:
     rule = rule_text("{sel: {EventID: 1}, condition: sel}")
     (finding,) = make(tmp_path, rule).detect(batch([{"a": "b"}]), STATE)
     assert [(one.field, one.observed) for one in finding.explanation.factors] == [("event.code", "1")]
+
+
+DENIED = b'May 01 2024 11:00:00: %ASA-4-106023: Deny tcp src outside:198.51.100.9/4000 dst inside:10.0.0.5/22 by access-group "in"'
+
+
+@pytest.mark.parametrize("type", ["connection", "denied"])
+def test_a_constant_of_several_values_is_each_of_them(tmp_path: Path, type: str) -> None:
+    """A refused connection is of the types connection and denied: a rule may ask for either."""
+    rule = rule_text(f"{{sel: {{event.type: {type}}}, condition: sel}}", logsource="{product: cisco}")
+    detector = make(tmp_path, rule)
+    records = Records("s", (Chunk("p", "f", "syslog", [0], [DENIED]),), {}, parse("2024-05-01T12:00:00Z"))
+    events = Normaliser(detector.fields)(records, {}).batch
+    assert events.kinds[0].constant["event.type"] == ("denied", "connection")
+    assert [one.row for one in detector.detect(events, STATE)] == [0]
 
 
 def test_long_observed_values_are_cut_around_the_hit(tmp_path: Path) -> None:
