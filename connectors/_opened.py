@@ -42,7 +42,7 @@ from connectors._readers import (
     sniff,
 )
 
-FETCH_BYTES = 16 << 20
+FETCH_BYTES = 6 << 20
 SPILL = 1 << 30
 SAMPLE = 1024
 TAIL = 256

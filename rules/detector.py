@@ -14,8 +14,8 @@ from agent.ports import StateView
 from rules.sigma import logsource
 from rules.sigma.correlate import Correlator
 from rules.sigma.correlation import Correlation
-from rules.sigma.engine import RAW, Binder, Bound, Engine, leaves, raw_values
-from rules.sigma.explain import explain
+from rules.sigma.engine import RAW, Binder, Engine, leaves, raw_values
+from rules.sigma.explain import Reasons
 from rules.sigma.parse import LEVELS, Collection, Rule, load
 
 _TECHNIQUE = re.compile(r"attack\.(t\d{4}(?:\.\d{3})?)", re.IGNORECASE)
@@ -117,7 +117,7 @@ class SigmaDetector:
             if kept
             else None
         )
-        self._bound: dict[tuple[Kind, str], Bound] = {}
+        self._why: dict[tuple[Kind, str], Reasons] = {}
 
     def _runs(self, rule: Rule | Correlation, options: Mapping[str, Any]) -> bool:
         reason = (
@@ -165,16 +165,16 @@ class SigmaDetector:
             detector=self.describe(rule),
             time=int(events.time[row]),
             evidence=(events.reference(row),),
-            explanation=explain(rule, self._condition(kind, rule), lookup),
+            explanation=self._reasons(kind, rule).of(rule, lookup),
             row=row,
         )
 
-    def _condition(self, kind: Kind, rule: Rule) -> Bound:
-        """Return the rule's condition over the kind's columns with its constants left in, so that they explain too."""
+    def _reasons(self, kind: Kind, rule: Rule) -> Reasons:
+        """Return why *rule* matches events of *kind*: its constants are left in, so that they explain too."""
         key = kind, rule.id
-        if key not in self._bound:
-            self._bound[key] = Binder(kind, rule.category, tests=None).bind(rule.condition)
-        return self._bound[key]
+        if key not in self._why:
+            self._why[key] = Reasons(Binder(kind, rule.category, tests=None).bind(rule.condition))
+        return self._why[key]
 
     def rules(self) -> Sequence[Description]:
         found = [self.describe(rule) for rule in self._engine.rules if rule.id in self._loud]

@@ -25,6 +25,9 @@ _EMPTY: dict[str, Any] = {}
 _SCALARS = (str, int, float, bool)
 _MEMO_CAP = 65_536
 _WEIGHT_CAP = 16 * 2**20
+_TOGETHER_CAP = 32 * 2**20
+_VALUE_WEIGHT = 128
+"""Bytes that a value takes beside its text, with what is remembered of it."""
 
 
 class Frame:
@@ -141,12 +144,17 @@ class Pool:
         self._coders: dict[tuple[str, Converter], Coder] = {}
 
     def renew(self) -> None:
-        """Start new dictionaries in place of those that are full; between batches only."""
-        for name in [name for name, dictionary in self._dictionaries.items() if self._spent(name, dictionary)]:
-            del self._dictionaries[name]
-            del self._weights[name]
-            for key in [key for key in self._coders if key[0] == name]:
-                del self._coders[key]
+        """Start new dictionaries in place of those that are full or heavy, alone or together; between batches only."""
+        weights = {name: self._weigh(name, dictionary) for name, dictionary in self._dictionaries.items()}
+        left = sum(weights.values())
+        together = _TOGETHER_CAP // 2 if left > _TOGETHER_CAP else left
+        for name in sorted(weights, key=weights.__getitem__, reverse=True):
+            if left > together or weights[name] > _WEIGHT_CAP or self._dictionaries[name].full:
+                left -= weights[name]
+                del self._dictionaries[name]
+                del self._weights[name]
+                for key in [key for key in self._coders if key[0] == name]:
+                    del self._coders[key]
 
     def dictionary(self, name: str) -> Dictionary:
         found = self._dictionaries.get(name)
@@ -161,11 +169,12 @@ class Pool:
             found = self._coders[name, convert] = Coder(self.dictionary(name), convert)
         return found
 
-    def _spent(self, name: str, dictionary: Dictionary) -> bool:
+    def _weigh(self, name: str, dictionary: Dictionary) -> int:
         seen, weight = self._weights[name]
-        weight += sum(len(value) for value in dictionary.values[seen:] if isinstance(value, str | tuple))
+        new = dictionary.values[seen:]
+        weight += len(new) * _VALUE_WEIGHT + sum(len(value) for value in new if isinstance(value, str | tuple))
         self._weights[name] = (len(dictionary.values), weight)
-        return dictionary.full or weight > _WEIGHT_CAP
+        return weight
 
 
 class Columns:

@@ -18,7 +18,7 @@ from agent.normalise.catalogue import Converter, catalogue
 from agent.normalise.clock import to_text
 from agent.normalise.columns import Frame
 from agent.normalise.kinds import TEXT
-from agent.normalise.mapping import Expression, MappingFile, Product, Shape
+from agent.normalise.mapping import Expression, Joint, MappingFile, Paths, Product, Shape
 
 _RELATED: Mapping[str, tuple[str, ...]] = {
     "hash": ("file.hash.md5", "file.hash.sha1", "file.hash.sha256", "process.hash.md5", "process.hash.sha256"),
@@ -80,56 +80,70 @@ class _Document:
         return place if isinstance(place, list) else [] if place is None else [place]
 
 
-def build(
-    mapping: MappingFile, shape: Shape, identity: Mapping[str, str], product: Product, frame: Frame, time: int
-) -> dict[str, Any]:
-    """Return the one record of *frame* as a document; *identity* and *product* say what sort of event it is."""
-    record = frame.section(())[0]
-    document = _Document()
-    document.put("@timestamp", to_text(time))
-    document.put("ecs", {"version": catalogue().version})
-    if shape.ecs:
-        _adopt(document, record, mapping.prefix, product.constants)
-    for native, name in mapping.identity.items():
-        if name and native in identity:
-            document.put_typed(name, _converted(catalogue().converter(name), identity[native]))
-    for name, values in product.constants.items():
-        document.put_typed(name, tuple(values))
-    moved = set()
-    for name, alternatives in product.fields.items():
-        used = _fill(document, name, alternatives, shape, frame, mapping.absent)
-        moved |= {item.native for item in used if item.moves or (mapping.prefix and name.startswith(mapping.prefix))}
-    for name in dict.fromkeys(name.rpartition(".")[0] for name in product.fields):
-        if name in _lists_of_objects():
+class Plan:
+    """How records of one kind in one shape become documents; *identity* and *product* say what sort of event it is."""
+
+    def __init__(self, mapping: MappingFile, shape: Shape, identity: Mapping[str, str], product: Product) -> None:
+        self._mapping = mapping
+        self._shape = shape
+        self._product = product
+        named = ((name, identity[native]) for native, name in mapping.identity.items() if name and native in identity)
+        self._named = [(name, _converted(catalogue().converter(name), value)) for name, value in named]
+        self._fields = [
+            (name, [(item, shape.source(item)) for item in alternatives])
+            for name, alternatives in product.fields.items()
+        ]
+        sections = dict.fromkeys(name.rpartition(".")[0] for name in product.fields)
+        self._parted = [name for name in sections if name in _lists_of_objects()]
+        paths = (*shape.names.values(), shape.time, shape.message)
+        self._headers = {".".join(path) for each in paths for path in each}
+
+    def build(self, frame: Frame, time: int) -> dict[str, Any]:
+        """Return the one record of *frame* as a document."""
+        mapping, shape = self._mapping, self._shape
+        document = _Document()
+        document.put("@timestamp", to_text(time))
+        document.put("ecs", {"version": catalogue().version})
+        if shape.ecs:
+            _adopt(document, frame.section(())[0], mapping.prefix, self._product.constants)
+        for name, value in self._named:
+            document.put_typed(name, value)
+        for name, values in self._product.constants.items():
+            document.put_typed(name, tuple(values))
+        moved = set(mapping.identity)
+        for name, alternatives in self._fields:
+            used = _fill(document, name, alternatives, frame, mapping.absent)
+            if used and (used.moves or (mapping.prefix and name.startswith(mapping.prefix))):
+                moved.add(used.native)
+        for name in self._parted:
             document.part(name)
-    if shape.message:
-        document.put_typed("message", _converted(TEXT, frame.column(shape.message)[0]))
-    if not shape.ecs:
-        _leftovers(document, mapping, shape, frame, moved | set(mapping.identity))
-    _relate(document, mapping.related or _RELATED, mapping.absent)
-    return document.root
+        if shape.message:
+            document.put_typed("message", _converted(TEXT, frame.column(shape.message)[0]))
+        if not shape.ecs:
+            _leftovers(document, mapping, shape, frame, moved, self._headers)
+        _relate(document, mapping.related or _RELATED, mapping.absent)
+        return document.root
 
 
 def _fill(
     document: _Document,
     name: str,
-    alternatives: Iterable[Expression],
-    shape: Shape,
+    alternatives: Iterable[tuple[Expression, Paths | Joint]],
     frame: Frame,
     absent: frozenset[str],
-) -> Iterator[Expression]:
-    """Set *name* from the first alternative that gives a value; yield it if the field holds that."""
-    for item in alternatives:
-        raw = frame.column(shape.source(item))[0]
+) -> Expression | None:
+    """Set *name* from the first alternative that gives a value; return it if the field holds that."""
+    for item, source in alternatives:
+        raw = frame.column(source)[0]
+        if raw is None:
+            continue
         value = _converted(item.convert, raw)
         if raw == [] and item.moves and document.put(name, raw):
-            yield item
-            return
+            return item
         if value is None or (item.moves and value in absent):
             continue
-        if document.put_typed(name, value):
-            yield item
-        return
+        return item if document.put_typed(name, value) else None
+    return None
 
 
 def _converted(convert: Converter, raw: Any) -> Value | None:
@@ -155,9 +169,10 @@ def _adopt(document: _Document, record: Mapping[str, Any], prefix: str, constant
             document.put(name, _plain(value))
 
 
-def _leftovers(document: _Document, mapping: MappingFile, shape: Shape, frame: Frame, known: set[str]) -> None:
+def _leftovers(
+    document: _Document, mapping: MappingFile, shape: Shape, frame: Frame, known: set[str], headers: set[str]
+) -> None:
     """Put what no mapping knows under the vendor's prefix, as text."""
-    headers = {".".join(path) for paths in (*shape.names.values(), shape.time, shape.message) for path in paths}
     prefix = mapping.prefix or f"{mapping.name}."
     kept = tuple(f"{name}." for name in mapping.sections if _keep_whole(document, mapping, name, shape, frame))
     for section in shape.data:

@@ -98,10 +98,9 @@ class Route:
             return [self._group(())] * count
         return [self._groups.get(key) or self._group(key) for key in zip(*columns, strict=True)]
 
-    def product(self, frame: Frame) -> tuple[Mapping[str, str], Product]:
-        """Return the identity and what holds for the only record of *frame*."""
-        identity = self._named(tuple(column[0] for column in self._identities(frame)))
-        return identity, self.mapping.product(identity)
+    def named(self, frame: Frame) -> Mapping[str, str]:
+        """Return the identity of the only record of *frame*."""
+        return self._named(tuple(column[0] for column in self._identities(frame)))
 
     def _identities(self, frame: Frame) -> list[list[Any]]:
         """Return the values of each identity field; where a record has none, what its shape says."""

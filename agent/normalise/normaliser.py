@@ -21,7 +21,7 @@ from agent.normalise import clock
 from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool
 from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
-from agent.normalise.document import build
+from agent.normalise.document import Plan
 from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
 from agent.normalise.lens import Lens, lens_of
 from agent.normalise.lines import line_reader, patterns_of
@@ -34,6 +34,8 @@ FUTURE = 5 * 60 * SECOND
 _BLOCK = 256
 _MOST_WAITING = 1_024
 """Records that wait to be read with others of their group: few at once cost more each, many are in no cache by then."""
+_MOST_PLANS = 256
+"""Kinds whose documents are planned: events that become documents are few."""
 _KEPT_ORIGINAL = own_paths(ORIGINAL)
 _FORMATS = {
     "json": "json",
@@ -89,6 +91,7 @@ class Normaliser:
         self._patterns = patterns_of(self._mappings)
         self._routes = Routes(self._mappings, wanted, self._patterns)
         self._lenses: dict[Route, Lens] = {}
+        self._plans: dict[tuple[Any, ...], Plan] = {}
         self._unparsed = Kind(UNPARSED)
         self._unparsed_original = ORIGINAL in wanted(self._unparsed)
 
@@ -124,10 +127,19 @@ class Normaliser:
         route, record = self._route(format, record)
         frame = Frame([record])
         time = clock.parse(frame.column(route.shape.time)[0])
-        identity, product = route.product(frame)
         timed = time != NO_TIME
-        document = build(route.mapping, route.shape, identity, product, frame, time if timed else as_of)
+        document = self._plan(route, route.named(frame)).build(frame, time if timed else as_of)
         return Whole(route.mapping, document, timed)
+
+    def _plan(self, route: Route, identity: Mapping[str, str]) -> Plan:
+        key = route, *identity.items()
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            product = route.mapping.product(identity)
+            plan = self._plans[key] = Plan(route.mapping, route.shape, identity, product)
+        return plan
 
     def _block(self, work: _Work, chunk: Chunk, begin: int, first_row: int) -> None:
         raws = chunk.raw[begin : begin + _BLOCK]

@@ -34,6 +34,8 @@ _FEW = 8
 _MEMO = 8_192
 """Values that one part of a condition remembers for a column's dictionary."""
 _MOST_ASKED = 1_024
+_MOST_PLANS = 512
+"""Kinds whose plans are kept, those that events had last; a plan that was given up is made again."""
 
 _T = TypeVar("_T")
 Bound: TypeAlias = Expression | bool
@@ -720,10 +722,13 @@ class Engine:
         return KindPlan(kind, self._sources, self._tests, self._sought)
 
     def plan(self, kind: Kind) -> KindPlan:
-        plan = self._plans.get(kind)
+        plan = self._plans.pop(kind, None)
         if plan is None:
-            plan = self._plans[kind] = self._of(kind)
+            if len(self._plans) >= _MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
+            plan = self._of(kind)
             del self._asked[kind]
+        self._plans[kind] = plan
         return plan
 
     @property

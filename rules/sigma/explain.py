@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from agent.model import Explanation, Factor, Value
-from rules.sigma.engine import RAW
+from rules.sigma.engine import RAW, Bound
 from rules.sigma.parse import Expression, Rule
-from rules.sigma.predicate import ANY, compare_fields, first_hit, predicate
+from rules.sigma.predicate import ANY, Alternatives, compare_fields, predicate
 
 _LONGEST = 512
 """Characters of an observed value that an explanation shows."""
@@ -48,47 +48,105 @@ class Test:
         return [test for part in self.parts for test in part.tests()] if self.parts else [self]
 
 
-def explain(rule: Rule, condition: Expression | bool, lookup: Lookup) -> Explanation:
-    """Return why *rule*, whose bound *condition* holds, matched the event that *lookup* reads."""
-    factors = [] if isinstance(condition, bool) else _facts(condition, lookup) or []
-    distinct = tuple(dict.fromkeys(factors))
-    if not distinct:
-        return Explanation(f"{rule.title}: every event of this kind matches, unless the rule leaves it out.")
-    named = " and ".join(f"{one.field} {one.expected}" for one in distinct[:_NAMED])
-    more = f" and {len(distinct) - _NAMED} more" if len(distinct) > _NAMED else ""
-    return Explanation(f"{rule.title}: {named}{more}.", distinct)
+class Reasons:
+    """Why a bound condition holds, made ready once for all events that it holds for."""
+
+    def __init__(self, condition: Bound) -> None:
+        self._part = None if isinstance(condition, bool) else _part(condition)
+
+    def of(self, rule: Rule, lookup: Lookup) -> Explanation:
+        """Return why *rule* matched the event that *lookup* reads."""
+        factors = self._part.facts(lookup) if self._part else None
+        distinct = tuple(dict.fromkeys(factors or ()))
+        if not distinct:
+            return Explanation(f"{rule.title}: every event of this kind matches, unless the rule leaves it out.")
+        named = " and ".join(f"{one.field} {one.expected}" for one in distinct[:_NAMED])
+        more = f" and {len(distinct) - _NAMED} more" if len(distinct) > _NAMED else ""
+        return Explanation(f"{rule.title}: {named}{more}.", distinct)
 
 
-def _facts(condition: Expression, lookup: Lookup) -> list[Factor] | None:
-    """Return the tests that make *condition* hold, none for what is absent; None if it does not hold."""
+class _Part(Protocol):
+    """A part of a condition."""
+
+    def holds(self, lookup: Lookup) -> bool: ...
+
+    def facts(self, lookup: Lookup) -> list[Factor] | None:
+        """Return the tests that make it hold, none for what is absent; None if it does not hold."""
+
+
+def _part(condition: Expression) -> _Part:
     match condition:
+        case ["is", name, operator, arguments] if operator.startswith("field "):
+            return _Compared(name, operator.removeprefix("field "), arguments)
         case ["is", name, operator, arguments]:
-            return _leaf_facts(name, operator, arguments, lookup)
+            return _Tested(name, operator, arguments)
         case ["not", inner]:
-            return [] if _facts(inner, lookup) is None else None
-        case ["and", parts]:
-            found = [_facts(part, lookup) for part in parts]
-            return None if None in found else [fact for facts in found for fact in facts or ()]
-    held = [facts for part in condition[1] if (facts := _facts(part, lookup)) is not None]
-    return [fact for facts in held for fact in facts] if held else None
+            return _Negated(_part(inner))
+    return _Joined([_part(each) for each in condition[1]], of_all=condition[0] == "and")
 
 
-def _leaf_facts(name: str, operator: str, arguments: list[Any], lookup: Lookup) -> list[Factor] | None:
-    value = lookup(name)
-    field = "event.original" if name == RAW else name
-    if operator.startswith("field "):
-        way = operator.removeprefix("field ")
-        held = [other for other in arguments if compare_fields(way, value, lookup(other))]
-        return [Factor(field, _shown(value), f"{_WORDS[way]} {other}") for other in held] or None
-    if not predicate(operator, arguments)(value):
-        return None
-    if operator == "exists":
-        return [Factor(field, _shown(value), "is absent" if value is None else "is present")]
-    return [
-        Factor(field, _shown(text, str(argument)), _expected(operator, argument))
-        for argument in arguments
-        if (text := first_hit(operator, argument, value)) is not None
-    ]
+class _Compared:
+    def __init__(self, name: str, way: str, others: list[str]) -> None:
+        self._name, self._way, self._others = name, way, others
+
+    def holds(self, lookup: Lookup) -> bool:
+        return self.facts(lookup) is not None
+
+    def facts(self, lookup: Lookup) -> list[Factor] | None:
+        value = lookup(self._name)
+        held = [other for other in self._others if compare_fields(self._way, value, lookup(other))]
+        return [Factor(self._name, _shown(value), f"{_WORDS[self._way]} {other}") for other in held] or None
+
+
+class _Tested:
+    def __init__(self, name: str, operator: str, arguments: list[Any]) -> None:
+        self._name, self._operator = name, operator
+        self._field = "event.original" if name == RAW else name
+        self._test = predicate(operator, arguments)
+        self._alternatives = Alternatives(operator, arguments)
+
+    def holds(self, lookup: Lookup) -> bool:
+        return self._test(lookup(self._name))
+
+    def facts(self, lookup: Lookup) -> list[Factor] | None:
+        value = lookup(self._name)
+        if not self._test(value):
+            return None
+        if self._operator == "exists":
+            return [Factor(self._field, _shown(value), "is absent" if value is None else "is present")]
+        return [
+            Factor(self._field, _shown(text, str(argument)), _expected(self._operator, argument))
+            for argument, text in self._alternatives.hits(value)
+        ]
+
+
+class _Negated:
+    def __init__(self, part: _Part) -> None:
+        self._inner = part
+
+    def holds(self, lookup: Lookup) -> bool:
+        return not self._inner.holds(lookup)
+
+    def facts(self, lookup: Lookup) -> list[Factor] | None:
+        return None if self._inner.holds(lookup) else []
+
+
+class _Joined:
+    def __init__(self, parts: Sequence[_Part], *, of_all: bool) -> None:
+        self._parts, self._of_all = parts, of_all
+
+    def holds(self, lookup: Lookup) -> bool:
+        return (all if self._of_all else any)(part.holds(lookup) for part in self._parts)
+
+    def facts(self, lookup: Lookup) -> list[Factor] | None:
+        found: list[Factor] | None = None
+        for part in self._parts:
+            facts = part.facts(lookup)
+            if facts is not None:
+                found = [*(found or ()), *facts]
+            elif self._of_all:
+                return None
+        return found
 
 
 def _expected(operator: str, argument: Any) -> str:
@@ -149,8 +207,8 @@ def _examine_leaf(
         asked = arguments
     else:
         holds = predicate(operator, arguments)(value)
-        hits = [] if operator == "exists" else [one for one in arguments if first_hit(operator, one, value) is not None]
-        asked = hits or arguments
+        hits = [] if operator == "exists" else Alternatives(operator, arguments).hits(value)
+        asked = [argument for argument, _ in hits] or arguments
     shown = "event.original" if name == RAW else name
     return Test(holds, _asked(operator, asked), native or "keywords", shown, _shown(value))
 

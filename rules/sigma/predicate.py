@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import contains
 from typing import Any, TypeAlias
 
 import re2
@@ -59,10 +60,57 @@ def predicate(operator: str, arguments: Sequence[Any]) -> Predicate:
     return holds
 
 
-def first_hit(operator: str, argument: Any, value: Value | None) -> str | None:
-    """Return the first text of *value* that passes the test with one *argument*."""
-    test = _text_test(operator, (tuple(argument) if isinstance(argument, list) else argument,))
-    return next(filter(test, texts(value)), None)
+class Alternatives:
+    """The single arguments of a test: which of them a value passes."""
+
+    def __init__(self, operator: str, arguments: Sequence[Any]) -> None:
+        self._arguments = arguments
+        self._places = _LITERAL_PLACES.get(operator, _places_of)(operator, arguments)
+
+    def hits(self, value: Value | None) -> list[tuple[Any, str]]:
+        """Return each argument that holds, in their order, with the first text of *value* that it holds for."""
+        found: dict[int, str] = {}
+        for text in texts(value):
+            for place in self._places(text):
+                found.setdefault(place, text)
+        return [(self._arguments[place], found[place]) for place in sorted(found)]
+
+
+_Places: TypeAlias = Callable[[str], Iterable[int]]
+"""Text -> the places of the arguments that it passes."""
+
+
+def _places_of(operator: str, arguments: Sequence[Any]) -> _Places:
+    each = (tuple(argument) if isinstance(argument, list) else argument for argument in arguments)
+    tests = [(place, _text_test(operator, (argument,))) for place, argument in enumerate(each)]
+    return lambda text: (place for place, test in tests if test(text))
+
+
+def _places_equal(_operator: str, arguments: Sequence[str]) -> _Places:
+    places: dict[str, list[int]] = {}
+    for place, argument in enumerate(arguments):
+        places.setdefault(argument.lower(), []).append(place)
+    return lambda text: places.get(text.lower(), ())
+
+
+def _places_within(operator: str, arguments: Sequence[str]) -> _Places:
+    sought = [(place, argument.lower()) for place, argument in enumerate(arguments)]
+    way: Callable[[str, str], bool] = {"startswith": str.startswith, "endswith": str.endswith}.get(operator, contains)
+
+    def places(text: str) -> Iterable[int]:
+        lowered = text.lower()
+        return (place for place, argument in sought if way(lowered, argument))
+
+    return places
+
+
+_LITERAL_PLACES: dict[str, Callable[[str, Sequence[Any]], _Places]] = {
+    "equals": _places_equal,
+    "contains": _places_within,
+    "startswith": _places_within,
+    "endswith": _places_within,
+    "exists": lambda _operator, _arguments: lambda _text: (),
+}
 
 
 def compare_fields(operator: str, left: Value | None, right: Value | None) -> bool:

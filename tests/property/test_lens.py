@@ -135,7 +135,7 @@ def test_most_examples_are_seen_through_a_lens() -> None:
     """The test above compares something: all but lines, layouts and records in records."""
     without = []
     for format, record in FLAT:
-        one = Normaliser(lambda kind: frozenset(FIELDS))
+        one = Normaliser(lambda kind: frozenset({"user.name", "event.id"}))
         raw = orjson.dumps(record)
         one(Records("s", (Chunk("p", "f", format, range(4), [raw] * 4),), {}, AS_OF), {})
         if all(each.read([raw]) == [None] for each in one._lenses.values()):

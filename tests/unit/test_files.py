@@ -349,7 +349,7 @@ def test_ten_thousand_files_make_a_cursor_of_less_than_a_megabyte(tmp_path: Path
 def test_a_fetch_is_bounded_in_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes((b'{"x":"' + b"y" * 500_000 + b'"}\n') * 60)
     records = source_of(tmp_path).fetch(None, 1000)
-    assert 16 << 20 <= sum(map(len, payloads(records))) < 20 << 20
+    assert 6 << 20 <= sum(map(len, payloads(records))) < 8 << 20
 
 
 def test_partitions_not_read_to_their_end_are_unread(tmp_path: Path) -> None:

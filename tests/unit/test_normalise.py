@@ -478,3 +478,15 @@ def test_cuts_change_nothing() -> None:
         {k: v for k, v in row.items() if v is not None} for row in parts
     ]
     assert np.all(run(cut, *raws).batch.origin == np.arange(len(raws)))
+
+
+def test_values_that_never_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all columns remember together has a cap: the heaviest begin anew."""
+    monkeypatch.setattr(columns, "_TOGETHER_CAP", 100_000)
+    normaliser = wanting("process.command_line", "process.executable", "user.name")
+    for number in range(50):
+        texts = [{**SYSMON, "CommandLine": f"{number}-{row}" * 20, "Image": f"{row}.exe"} for row in range(100)]
+        result = normaliser(records(*texts), {})
+        column = result.batch.columns["process.command_line"]
+        assert [column.value(row) for row in range(100)] == [text["CommandLine"] for text in texts]
+        assert sum(len(dictionary.values) for dictionary in normaliser._pool._dictionaries.values()) < 1_500

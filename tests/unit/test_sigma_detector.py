@@ -89,7 +89,10 @@ def test_constants_of_the_kind_explain_too(tmp_path: Path) -> None:
     assert [(one.field, one.observed) for one in finding.explanation.factors] == [("event.code", "1")]
 
 
-DENIED = b'May 01 2024 11:00:00: %ASA-4-106023: Deny tcp src outside:198.51.100.9/4000 dst inside:10.0.0.5/22 by access-group "in"'
+DENIED = (
+    b"May 01 2024 11:00:00: %ASA-4-106023: Deny tcp src outside:198.51.100.9/4000 dst inside:10.0.0.5/22"
+    b' by access-group "in"'
+)
 
 
 @pytest.mark.parametrize("type", ["connection", "denied"])

@@ -353,3 +353,17 @@ def test_matches_come_in_the_order_of_rows_then_of_rules() -> None:
 def test_an_engine_without_rules_matches_nothing() -> None:
     """An empty collection is not an error of the engine."""
     assert list(Engine(compiled().rules).match(batch([{"a": "b"}]))) == []
+
+
+def test_plans_of_kinds_long_gone_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can name channels makes no memory grow; a kind that comes back matches as before."""
+    monkeypatch.setattr("rules.sigma.engine._MOST_PLANS", 4)
+    one = engine(rule_text("{sel: {Image: a}, condition: sel}"))
+    kinds = [
+        Kind("windows", (*WINDOWS.constants, ("labels.site", str(number))), WINDOWS.renames, WINDOWS.prefix)
+        for number in range(20)
+    ]
+    for kind in [*kinds, *kinds[:2]]:
+        assert [row for row, _ in one.match(batch([{"process.executable": "a"}], kind))] == [0]
+        assert len(one.plans) <= 4
+    assert [*one.plans][-2:] == kinds[:2]
