@@ -110,6 +110,7 @@ def test_metadata(path: Path) -> None:
     assert len(rule["description"]) > 120
     assert len(rule["title"]) <= 100
     assert rule["falsepositives"]
+    assert all(isinstance(text, str) for text in rule["falsepositives"])
     tests = json.loads(path.with_suffix(".test.json").read_text())
     assert tests["hits"]
     assert tests["misses"]
