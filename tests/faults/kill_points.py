@@ -55,6 +55,30 @@ status: test
 level: medium
 logsource: {product: linux, service: sshd}
 detection: {selection: {user.name|contains: admin}, condition: selection}
+---
+title: Failed passwords in a row
+id: 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b12
+status: test
+level: high
+correlation:
+  type: event_count
+  rules: [6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11]
+  group-by: [user.name]
+  timespan: 8h
+  generate: true
+  condition: {gte: 2}
+---
+title: Few addresses in a window
+id: 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b13
+status: test
+level: low
+correlation:
+  type: value_count
+  rules: [6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11]
+  group-by: [user.name]
+  timespan: 5h
+  generate: true
+  condition: {field: source.ip, lte: 1}
 """
 
 
