@@ -92,26 +92,30 @@ def _cef(text: str) -> dict[str, str]:
     found = {name: value for name, value in zip(_CEF_HEAD, parts, strict=False) if value}
     if len(parts) <= len(_CEF_HEAD):
         return found
-    rest = _by_blanks(parts[-1]) or _CEF_KEY.split(parts[-1], MOST_PAIRS)
-    # no key ends with a backslash: an escaped sign is never taken
-    names = map("extensions.".__add__, rest[-2:0:-2])  # from the last on, so that the first of a key stays
-    values = [value.strip() for value in rest[:1:-2]]
+    keys, values = _by_blanks(parts[-1]) or _by_keys(parts[-1])
+    values = [*map(str.strip, values)]
     if "\\" in parts[-1]:
         values = [_written_out(value) if "\\" in value else value for value in values]
-    return dict(zip(names, values, strict=True)) | found
+    names = map("extensions.".__add__, reversed(keys))  # from the last on, so that the first of a key stays
+    return dict(zip(names, reversed(values), strict=True)) | found
 
 
-def _by_blanks(text: str) -> list[str]:
-    """Return what `_CEF_KEY` parts *text* into, where each sign of equality has a key before it; else nothing."""
-    parts = text.split("=")
-    if len(parts) > MOST_PAIRS or "\t" in text:
-        return []
-    *heads, last = parts
+def _by_keys(text: str) -> tuple[list[str], list[str]]:
+    """Return the keys in *text* and the values behind them."""
+    rest = _CEF_KEY.split(text, MOST_PAIRS)  # no key ends with a backslash: an escaped sign is never taken
+    return rest[1::2], rest[2::2]
+
+
+def _by_blanks(text: str) -> tuple[list[str], list[str]] | None:
+    """Return what `_by_keys` does but for blanks, where each sign of equality has a key before it."""
+    *heads, last = text.split("=")
+    if len(heads) >= MOST_PAIRS or "\t" in text:
+        return None
     rows = [head.rpartition(" ") for head in heads]
-    if not all(map(_LETTER, rows[1:])) or not all(map(_CEF_KEYS.__getitem__, map(_LAST, rows))):
-        return []
-    found = [part for row in rows for part in (f"{row[0]}{row[1]}", row[2])]
-    return [*found, last]
+    keys = list(map(_LAST, rows))
+    if not all(map(_LETTER, rows[1:])) or not all(map(_CEF_KEYS.__getitem__, keys)):
+        return None
+    return keys, [*map(_FIRST, rows[1:]), *([last] if rows else [])]
 
 
 class _CefKeys(dict[str, bool]):
