@@ -12,7 +12,7 @@ from agent.errors import ConfigError
 from agent.model import Batch, Description, Finding, Kind, Timestamp, Value
 from agent.ports import StateView
 from rules.sigma import logsource
-from rules.sigma.correlate import Correlator
+from rules.sigma.correlate import Attempt, Correlator
 from rules.sigma.correlation import Correlation
 from rules.sigma.engine import RAW, Binder, Engine, leaves, raw_values
 from rules.sigma.explain import Reasons
@@ -152,6 +152,14 @@ class SigmaDetector:
 
     def advance(self, watermark: Timestamp, state: StateView) -> Sequence[Finding]:
         return () if self._correlator is None else self._correlator.advance(watermark, state)
+
+    def attempts(self, events: Batch, state: StateView) -> tuple[Mapping[str, int], Sequence[Attempt]]:
+        """Return how many of *events* each rule matched, and how near each group came to each correlation by them."""
+        matches: dict[str, list[int]] = defaultdict(list)
+        for row, rule in self._engine.match(events):
+            matches[rule.id].append(row)
+        found = self._correlator.attempts(events, matches, state) if self._correlator else ()
+        return {id: len(rows) for id, rows in matches.items()}, found
 
     def _finding(self, events: Batch, row: int, rule: Rule) -> Finding:
         kind = events.kinds[events.kind[row]]

@@ -1,21 +1,27 @@
-"""What becomes of one event in one rule, selection by selection."""
+"""What becomes of one event in one rule, selection by selection; and of many in a correlation, group by group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
+from agent.detect.windows import length
 from agent.errors import VedetteError
 from agent.model import Batch, Chunk, Kind, Records, Timestamp, Value
 from agent.normalise import Normaliser
+from agent.normalise.clock import to_datetime
+from agent.state import State
+from rules.detector import SigmaDetector
 from rules.sigma import logsource
+from rules.sigma.correlate import Attempt
+from rules.sigma.correlation import Correlation
 from rules.sigma.documents import Document, Files, parse_documents
 from rules.sigma.engine import RAW, Binder, Engine, columns, raw_values
 from rules.sigma.explain import Test, examine
-from rules.sigma.parse import Expression, Rule, compile_files
+from rules.sigma.parse import Collection, Expression, Rule, compile_files
 from rules.sigma.setting import is_setting
 
 
@@ -183,3 +189,105 @@ def sentence(test: Test) -> str:
     name = test.field if test.column in (test.field, "") else f"{test.field} ({test.column})"
     seen = "absent" if test.observed is None else repr(test.observed)
     return f"{name} {test.expected}; seen: {seen}"
+
+
+# --- correlations -----------------------------------------------------------------------------------------------------
+
+Lines = Sequence[tuple[int, bytes]]
+"""Events with the numbers of their lines."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a correlation came to on a list of events.
+
+    *matches* are the events that each of its rules matched, *inner* the windows in which a correlation among them held.
+    *attempts* are of each group and window: those that hold in order of time, then the others, the nearest first.
+    """
+
+    about: Correlation
+    titles: Mapping[str, str]
+    matches: Mapping[str, int]
+    inner: Mapping[str, int]
+    attempts: Sequence[Attempt]
+
+    @property
+    def held(self) -> Sequence[Attempt]:
+        return [one for one in self.attempts if one.holds]
+
+    @property
+    def nearest(self) -> Attempt | None:
+        """The attempt that came nearest, where none holds."""
+        return None if self.held else next(iter(self.attempts), None)
+
+    @property
+    def asked(self) -> str:
+        """What is asked, in words."""
+        named = replace(self.about, rules=tuple(self.titles[id] for id in self.about.rules))
+        groups = f", by {', '.join(self.about.group_by)}" if self.about.group_by else ""
+        return f"{named.wanted} within {length(self.about.timespan)}{groups}"
+
+    def found(self, attempt: Attempt) -> str:
+        """Return in words what *attempt* found, and when."""
+        about = self.about
+        said = about.found(attempt.measured)
+        if attempt.present:
+            said += f" ({', '.join(self.titles[about.rules[number]] for number in attempt.present)})"
+        if not about.monotone or not attempt.events:
+            return said
+        first, last = (moment(time, attempt.window[0]) for time in (attempt.since, attempt.until))
+        return f"{said}, {f'at {first}' if first == last else f'between {first} and {last}'}"
+
+
+def moment(time: Timestamp, beside: Timestamp | None = None) -> str:
+    """Return *time* for people, in UTC; without its day if that is the one of the time *beside* it."""
+    when = to_datetime(time)
+    same = beside is not None and to_datetime(beside).date() == when.date()
+    return f"{when:%H:%M:%S}" if same else f"{when:%Y-%m-%d %H:%M:%S}"
+
+
+@dataclass(frozen=True)
+class Hearing:
+    """What became of a list of events: an account of each correlation, inner ones first, and what was not counted.
+
+    *unreadable* are lines with the reason, *uncounted* numbers of matches by why they do not count.
+    """
+
+    accounts: Sequence[Account]
+    unreadable: Mapping[int, str]
+    uncounted: Mapping[str, int]
+
+
+def wanted(collection: Collection, id: str = "") -> list[Correlation]:
+    """Return the correlation called *id*, or all of them, with those whose triggers it takes; these come first."""
+    needed = {one.id for one in collection.correlations if id in ("", one.id)}
+    for one in reversed(collection.correlations):
+        if one.id in needed:
+            needed.update(one.rules)
+    return [one for one in collection.correlations if one.id in needed]
+
+
+def hear(
+    collection: Collection, correlations: Sequence[Correlation], format: str, lines: Lines, as_of: Timestamp
+) -> Hearing:
+    """Put *lines* to *correlations* of *collection* as if nothing came after them."""
+    needed = {rule for one in correlations for rule in one.rules}
+    rules = [rule for rule in collection.rules if rule.id in needed]
+    detector = SigmaDetector("rules", Collection(rules=rules, correlations=list(correlations)), {})
+    chunk = Chunk("events", "events", format, [number for number, _ in lines], [raw for _, raw in lines])
+    normalised = Normaliser(detector.fields)(Records("events", (chunk,), {}, as_of), {})
+    view = State().transaction().view("rules")
+    matches, attempts = detector.attempts(normalised.batch, view)
+    titles = {one.id: one.title for one in (*rules, *correlations)}
+    accounts: list[Account] = []
+    for about in correlations:
+        before = {one.about.id: len(one.held) for one in accounts}
+        own = sorted(
+            (one for one in attempts if one.about.id == about.id),
+            key=lambda one: (not one.holds, 0 if one.holds else -one.degree, one.window, one.group),
+        )
+        found = {id: matches.get(id, 0) for id in about.rules if id not in before}
+        inner = {id: before[id] for id in about.rules if id in before}
+        accounts.append(Account(about, titles, found, inner, own))
+    unreadable = {int(one.reference.key): one.reason for one in normalised.dead}
+    return Hearing(accounts, unreadable, dict(view.counts))

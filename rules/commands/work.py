@@ -15,11 +15,15 @@ from agent.cli.options import BOOTSTRAP, AsJson
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rules.sigma.correlate import Attempt
     from rules.sigma.documents import Files
     from rules.sigma.explain import Test
-    from rules.verdict import Verdict, Written
+    from rules.sigma.parse import Collection
+    from rules.verdict import Account, Hearing, Lines, Verdict, Written
 
 Rules = Annotated[str, typer.Argument(metavar="PATH", help="Rules: a folder, a file, .tar.gz or .zip; builtin: ours.")]
+
+_SHOWN = 10
 
 Junit = Annotated[Path | None, typer.Option("--junit", help="Write the checks there as JUnit XML, for CI.")]
 
@@ -119,9 +123,14 @@ def put(
 
 def explain(
     rule: Annotated[str, typer.Argument(metavar="RULE", help="A rule file, or an id: one of ours or configured.")],
-    event: Annotated[str, typer.Argument(metavar="EVENT", help="A file with one event, or - for standard input.")],
+    event: Annotated[
+        str,
+        typer.Argument(
+            metavar="EVENTS", help="A file with one event; for a correlation any number, one a line. -: standard input."
+        ),
+    ],
     format: Annotated[
-        str, typer.Option("--format", help="The event's format; auto: json for an object, else a line of syslog.")
+        str, typer.Option("--format", help="The events' format; auto: json for an object, else lines of syslog.")
     ] = "auto",
     bootstrap: Annotated[
         Path, typer.Option("--bootstrap", "-b", envvar="VEDETTE_BOOTSTRAP", help="Names the configuration.")
@@ -130,45 +139,98 @@ def explain(
 ) -> None:
     """Show why a rule did or did not match an event: its log source, then selection by selection, test by test.
 
+    Of a correlation: how many events each of its rules matched, and for which groups and windows its condition held, as
+    if no more events came; where it held for none, which came nearest. The events that count are named by their lines.
+
     Exit code 1: it did not match.
 
     Examples:
       vedette rules explain rules/mimikatz.yml event.json
       jq .event sample.json | vedette rules explain 6e0f7a52-8d5e-4ac4-9a53-0f1f6a6a0b11 -
+      vedette rules explain rules/password_guessing.yml auth.log
     """
     from agent.cli.terminal import print_json
     from agent.store.sqlite import clock
-    from rules.verdict import judge
+    from rules.verdict import Hearing, hear, judge, wanted
 
-    raw = _event(event)
+    raw = _events(event)
     if format == "auto":
         format = "json" if raw[:1] == b"{" else "syslog"
-    verdicts = [judge(one, format, raw, clock()) for one in rules_called(rule, bootstrap)]
+    collection, id = _correlations_called(rule, bootstrap)
+    correlations = wanted(collection, id)
+    lines = _lines(raw)
+    verdicts: list[Verdict] = []
+    heard = Hearing((), {}, {})
+    if not correlations or (len(lines) == 1 and not id):
+        verdicts = [judge(one, format, _one(raw, event), clock()) for one in rules_called(rule, bootstrap)]
+    if correlations:
+        heard = hear(collection, correlations, format, lines, clock())
     if as_json:
-        print_json(map(_facts, verdicts))
+        print_json([*map(_facts, verdicts), *(_account_facts(one, heard) for one in heard.accounts)])
     else:
-        for one in verdicts:
-            _say_verdict(one)
-    if not any(one.matched for one in verdicts):
+        for verdict in verdicts:
+            _say_verdict(verdict)
+        for account in heard.accounts:
+            _say_account(account)
+        _say_rest(heard)
+    taken = {id for one in heard.accounts for id in one.inner}
+    outer = [one for one in heard.accounts if one.about.id not in taken]
+    if not any(one.held for one in outer) if outer else not any(one.matched for one in verdicts):
         raise typer.Exit(1)
 
 
-def _event(name: str) -> bytes:
-    """Return the event in the file *name*: a line of JSON or of text, or an object over several lines."""
+def _events(name: str) -> bytes:
+    """Return what the file *name* holds."""
     from agent.errors import ConfigError
 
     try:
         raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the event: {error.strerror}", name) from error
-    if not (raw := raw.strip()):
+    if not raw.strip():
         raise ConfigError("no event: the input is empty", name)
+    return raw
+
+
+def _one(raw: bytes, name: str) -> bytes:
+    """Return the only event: a line of JSON or of text, or an object over several lines."""
+    from agent.errors import ConfigError
+
+    raw = raw.strip()
     if raw[:1] == b"{":
         try:
             orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise ConfigError(f"expected one event, a JSON object: {error}", name) from error
     return raw
+
+
+def _lines(raw: bytes) -> Lines:
+    """Return the events of which each has a line; an object over several lines is one."""
+    try:
+        orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return [(number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+    return [(1, raw.strip())]
+
+
+def _correlations_called(name: str, bootstrap: Path) -> tuple[Collection, str]:
+    """Return the collection with the correlations of the file *name*, or with the one of that id; empty if there is
+    none, and the id to look for."""
+    from rules.sigma.documents import parse_documents, read_files
+    from rules.sigma.parse import Collection, compile_files
+
+    if Path(name).exists():
+        return compile_files(read_files(Path(name))), ""
+    for files in _collections(bootstrap):
+        for path, content in files:
+            if name.encode() not in content:
+                continue
+            if any(
+                one.data.get("id") == name and "correlation" in one.data for one in parse_documents(path, content, [])
+            ):
+                return compile_files(files), name
+    return Collection(), name
 
 
 def rules_called(name: str, bootstrap: Path) -> list[Written]:
@@ -212,6 +274,84 @@ def _facts(verdict: Verdict) -> dict[str, Any]:
         "filters": {place: asdict(test) for place, test in verdict.filters.items()},
         "why_not": verdict.why_not(),
     }  # fmt: skip
+
+
+def _account_facts(account: Account, heard: Hearing) -> dict[str, Any]:
+    about = account.about
+    return {
+        "rule": about.id, "title": about.title, "matched": bool(account.held),
+        "condition": account.asked, "group_by": about.group_by,
+        "matches": account.matches, "inner": account.inner,
+        "groups": len({one.group for one in account.attempts}), "windows": len(account.attempts),
+        "held": [_attempt_facts(account, one) for one in account.held],
+        "nearest": account.nearest and _attempt_facts(account, account.nearest),
+        "uncounted": heard.uncounted,
+        "unreadable": [{"line": line, "reason": reason} for line, reason in heard.unreadable.items()],
+    }  # fmt: skip
+
+
+def _attempt_facts(account: Account, attempt: Attempt) -> dict[str, Any]:
+    from agent.normalise.clock import to_text
+
+    about = account.about
+    return {
+        "group": dict(zip(about.group_by, attempt.group, strict=True)),
+        "window": [*map(to_text, attempt.window)], "holds": attempt.holds,
+        "measured": attempt.measured, "rules": [about.rules[number] for number in attempt.present],
+        "since": to_text(attempt.since), "until": to_text(attempt.until),
+        "lines": [one.key for one in attempt.events], "total": attempt.total,
+        "said": account.found(attempt),
+    }  # fmt: skip
+
+
+def _say_account(account: Account) -> None:
+    from agent.cli.terminal import safe, say
+
+    about, held = account.about, account.held
+    said = f"holds in {_number(len(held), 'window')}" if held else "does not hold"
+    say(f"{safe(about.title)} ({safe(about.id)}): {said}", "bold green" if held else "bold yellow")
+    say(f"  asked: {safe(account.asked)}")
+    for id, number in account.matches.items():
+        say(f"    {safe(account.titles[id])}: matches {_number(number, 'event')}")
+    for id, number in account.inner.items():
+        say(f"    {safe(account.titles[id])}: holds in {_number(number, 'window')}")
+    groups = len({one.group for one in account.attempts})
+    say(f"  counted: {_number(groups, 'group')}, {_number(len(account.attempts), 'window')}")
+    for one in held[:_SHOWN]:
+        say(f"    {safe(_attempt_text(account, one))}")
+    if len(held) > _SHOWN:
+        say(f"    and {_number(len(held) - _SHOWN, 'more window')}")
+    if account.nearest:
+        say(f"    nearest: {safe(_attempt_text(account, account.nearest))}")
+
+
+def _attempt_text(account: Account, attempt: Attempt) -> str:
+    from rules.verdict import moment
+
+    start, end = attempt.window
+    group = ", ".join(f"{name} {value}" for name, value in zip(account.about.group_by, attempt.group, strict=True))
+    lines = [str(one.key) for one in attempt.events]
+    total = len(lines) if account.about.monotone else max(attempt.total, len(lines))
+    more = f" and {total - _SHOWN} more" if total > _SHOWN else ""
+    cited = f"; line{'' if total == 1 else 's'} {', '.join(lines[:_SHOWN])}{more}" if lines else ""
+    return (
+        f"{group}{', ' if group else ''}window {moment(start)} to {moment(end, start)}: {account.found(attempt)}{cited}"
+    )
+
+
+def _say_rest(heard: Hearing) -> None:
+    from agent.cli.terminal import safe, say
+
+    if heard.uncounted:
+        say(f"not counted: {', '.join(f'{number:,} {name}' for name, number in heard.uncounted.items())}")
+    for number, reason in list(heard.unreadable.items())[:_SHOWN]:
+        say(f"line {number} cannot be read: {safe(reason)}")
+    if len(heard.unreadable) > _SHOWN:
+        say(f"and {_number(len(heard.unreadable) - _SHOWN, 'more line')}")
+
+
+def _number(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _say_verdict(verdict: Verdict) -> None:

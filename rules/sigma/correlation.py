@@ -92,15 +92,28 @@ class Correlation(About):
         if self.type == "temporal_ordered":
             return f"all {len(self.rules)} rules in this order"
         bounds = " and ".join(f"{_WORDS[operator]} {bound:g}" for operator, bound in self.bounds)
-        counted = {
-            "event_count": "events",
-            "temporal": f"of {len(self.rules)} rules",
-            "value_count": f"values of {', '.join(self.values)}",
-        }
-        if self.type in counted:
-            return f"{bounds} {counted[self.type]}"
+        if self.type in _MEASURES:
+            return f"{self._measure} {bounds}"
+        counted = {"event_count": "events", "value_count": f"values of {', '.join(self.values)}"}
+        return f"{bounds} {counted.get(self.type, f'of {len(self.rules)} rules')}"
+
+    def found(self, measured: float) -> str:
+        """Return in words what was counted or measured, and what was asked if that is one number."""
+        if self.type in _MEASURES:
+            return f"{self._measure} {measured:g}"
+        asked = f" of {len(self.rules) if self.expression else self.least}" if self.monotone else ""
+        plural = "" if measured == 1 else "s"
+        match self.type:
+            case "event_count":
+                return f"{measured:g} event{plural}{asked and f'{asked} asked'}"
+            case "value_count":
+                return f"{measured:g} distinct {', '.join(self.values)}{asked and f'{asked} asked'}"
+        return f"{measured:g}{asked} rules asked" if asked else f"{measured:g} rule{plural}"
+
+    @property
+    def _measure(self) -> str:
         measure = f"percentile {self.percentile:g}" if self.percentile else self.type.removeprefix("value_")
-        return f"{measure} of {self.values[0]} {bounds}"
+        return f"{measure} of {self.values[0]}"
 
 
 def _is_least(bounds: Sequence[tuple[str, float]]) -> bool:
@@ -373,3 +386,15 @@ def holds(expression: Expression, present: Container[int]) -> bool:
         case "and":
             return all(holds(part, present) for part in expression[1])
     return any(holds(part, present) for part in expression[1])
+
+
+def share(expression: Expression, present: Container[Any]) -> float:
+    """Return to what degree *expression* holds, 1 if it does: of rules that must all match, which share of them has."""
+    match expression[0]:
+        case "rule":
+            return float(expression[1] in present)
+        case "not":
+            return float(not holds(expression[1], present))
+        case "and":
+            return sum(share(part, present) for part in expression[1]) / len(expression[1])
+    return max(share(part, present) for part in expression[1])

@@ -1,11 +1,14 @@
 """What correlations cost: 50 of them, each with 10,000 groups, beside the same rules without them.
 
-    python -m tests.bench.bench_correlations [--json FILE] [--share PERCENT ...]
+    python -m tests.bench.bench_correlations [--json FILE] [--share PERCENT ...] [--growth EVENTS]
 
 Input: the Windows events of ``mordor`` in the test data under SigmaHQ's ``rules/windows``, and among them a share of
 logons that fail, each counted by one of the correlations by user: as counts, values or sequences. Figures are events a
 CPU second of this process, JSON decoded and state packed as for the store; both runs alternate, the best of three
 counts.
+
+With ``--growth`` instead: what a batch costs at the beginning and at the end of a log of so many events, where one
+correlation keeps ever more of them: in many windows of one group, in one window of it, in one window of many groups.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import orjson
 
-from agent.model import Chunk, Records
+from agent.model import SECOND, Batch, Chunk, Column, Dictionary, Kind, Records
 from agent.normalise.clock import parse
 from agent.pipeline import Pipeline
 from agent.state import State
@@ -96,7 +100,7 @@ def failed(second: int, user: int, rule: int, random: Random) -> bytes:
 
 
 def run(pipeline: Pipeline, state: State, raws: Sequence[bytes]) -> dict[str, Any]:
-    """Read *raws* batch by batch as a stream does; return CPU seconds, findings, groups and bytes of state written."""
+    """Read *raws* batch by batch as a stream does; return CPU seconds, findings, keys and bytes of state written."""
     written = findings = 0
     gc.collect()
     begin = time.process_time()
@@ -109,7 +113,7 @@ def run(pipeline: Pipeline, state: State, raws: Sequence[bytes]) -> dict[str, An
         written += sum(len(one.block) for one in transaction.changes().deltas)
         transaction.apply()
     seconds = time.process_time() - begin
-    return {"seconds": seconds, "findings": findings, "groups": state.keys().get("rules", 0), "bytes": written}
+    return {"seconds": seconds, "findings": findings, "keys": state.keys().get("rules", 0), "bytes": written}
 
 
 def measure(share: float, whole: Collection, real: Sequence[bytes]) -> dict[str, Any]:
@@ -131,16 +135,105 @@ def measure(share: float, whole: Collection, real: Sequence[bytes]) -> dict[str,
         "stateless_per_s": round(len(raws) / best[0]["seconds"]),
         "correlated_per_s": round(len(raws) / best[1]["seconds"]),
         "ratio": round(best[0]["seconds"] / best[1]["seconds"], 2),
-        "groups": best[1]["groups"],
+        "keys": best[1]["keys"],
         "state_bytes_an_event": round(joined[0]["bytes"] / len(raws)),
     }
+
+
+GROWING = {
+    "windows of one group": ("event_count\n  condition: {gte: 10}\n  timespan: 1m", 1, 86_400),
+    "one window of a group": ("event_count\n  condition: {gte: 5000}\n  timespan: 1d", 1, 80_000),
+    "one tally of a group": ("event_count\n  condition: {eq: 3}\n  timespan: 1d", 1, 80_000),
+    "one window, many groups": ("event_count\n  condition: {gte: 1}\n  timespan: 1d", 500_000, 80_000),
+    "tallies of many groups": ("event_count\n  condition: {eq: 3}\n  timespan: 1d", 500_000, 80_000),
+}
+"""What is kept: the correlation, how many groups there are, and the seconds over which the events are spread."""
+GROWTH_BATCH = 5_000
+
+
+def growing(total: int, groups: int, seconds: int) -> Iterator[Batch]:
+    """Yield batches of *total* events of one rule, in turn of each of *groups*, spread over *seconds*."""
+    kind, users = Kind("bench", (("event.dataset", "auditd.log"), ("event.action", "failed"))), Dictionary()
+    for start in range(0, total, GROWTH_BATCH):
+        numbers = np.arange(start, min(total, start + GROWTH_BATCH))
+        codes = users.encode([f"user{number % groups}" for number in numbers.tolist()])
+        keys = range(start, start + len(numbers))
+        time = 20_000 * 86_400 * SECOND + numbers * (seconds * SECOND // total)
+        yield Batch(
+            records=Records("bench", (Chunk("p", "f", "json", keys, [b""] * len(numbers)),), {}, AS_OF),
+            origin=np.arange(len(numbers), dtype=np.int32),
+            kinds=(kind,),
+            kind=np.zeros(len(numbers), dtype=np.int32),
+            time=time,
+            columns={"user.name": Column(np.array(codes, dtype=np.int32), users)},
+            high=np.maximum(time - 1, 0),
+            future=np.zeros(len(numbers), dtype=np.bool_),
+        )
+
+
+def growth(total: int, condition: str, groups: int, seconds: int) -> dict[str, Any]:
+    """Return what the first and the last tenth of the batches cost, in events a CPU second and bytes an event."""
+    rule = (
+        "title: r\nid: 00000000-0000-4000-8000-000000000000\nname: r\nlogsource: {product: linux, service: auditd}\n"
+        "detection: {sel: {event.action: failed}, condition: sel}\n---\ntitle: c\n"
+        "id: 00000000-0000-4000-8001-000000000000\ncorrelation:\n  rules: [r]\n  group-by: [user.name]\n"
+        f"  type: {condition}\n"
+    )
+    collection = compile_files([("rules.yml", rule.encode())])
+    assert not collection.refused, collection.refused
+    detector, state = SigmaDetector("rules", collection, {"max_groups": 1_000_000}), State()
+    costs = []
+    for batch in growing(total, groups, seconds):
+        transaction = state.transaction()
+        view = transaction.view("rules")
+        gc.collect()
+        begin = time.process_time()
+        detector.detect(batch, view)
+        detector.advance(int(batch.time[-1]) - SECOND, view)
+        written = sum(len(one.block) for one in transaction.changes().deltas)
+        transaction.apply()
+        costs.append((len(batch), time.process_time() - begin, written))
+    tenth = max(1, len(costs) // 10)
+    tenths = [
+        [sum(column) for column in zip(*costs[start : start + tenth], strict=True)]
+        for start in range(0, len(costs), tenth)
+    ]
+    first, last = tenths[0], tenths[-1]
+    return {
+        "events": total,
+        "groups": groups,
+        "first_per_s": round(first[0] / first[1]),
+        "last_per_s": round(last[0] / last[1]),
+        "worst_per_s": round(min(number / seconds for number, seconds, _ in tenths)),
+        "first_bytes_an_event": round(first[2] / first[0]),
+        "worst_bytes_an_event": round(max(size / number for number, _, size in tenths)),
+        "keys": state.keys().get("rules", 0),
+    }
+
+
+def grow(total: int) -> list[dict[str, Any]]:
+    facts = []
+    for name, (condition, groups, seconds) in GROWING.items():
+        row = growth(total, condition, groups, seconds)
+        facts.append({"kept": name, **row})
+        print(f"{name:>24}: {row['first_per_s']:,} events/s at first, {row['last_per_s']:,} at last,"
+            f" {row['worst_per_s']:,} at worst;"
+              f" {row['first_bytes_an_event']:,} and {row['worst_bytes_an_event']:,} bytes an event;"
+              f" {row['keys']:,} keys", flush=True)  # fmt: skip
+    return facts
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--share", type=float, nargs="*", default=[1, 10], help="per cent of events that are counted")
+    parser.add_argument("--growth", type=int, metavar="EVENTS", help="measure growth over so many events instead")
     options = parser.parse_args()
+    if options.growth:
+        facts = grow(options.growth)
+        if options.json:
+            options.json.write_text(json.dumps(facts, indent=2) + "\n")
+        return 0
     if not DATA.is_dir():
         print(f"no test data in {DATA}: set VEDETTE_TEST_DATA")
         return 0
@@ -154,7 +247,7 @@ def main() -> int:
         row = measure(share / 100, whole, real)
         facts.append(row)
         print(f"{share:4g} % counted: {row['stateless_per_s']:,} events/s without, {row['correlated_per_s']:,} with"
-              f" ({row['ratio']:.0%}); {row['groups']:,} groups in state")  # fmt: skip
+              f" ({row['ratio']:.0%}); {row['keys']:,} keys of state")  # fmt: skip
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
     return 0

@@ -236,16 +236,21 @@ def test_what_is_explained_is_what_is_found(name: str, events: list[Event]) -> N
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_an_event_between_others_of_its_rule_may_come_to_matter(place: int) -> None:
+@pytest.mark.parametrize(("last", "rules", "windows"), [("c", "ra, rb, rc", {1}), ("a", "ra, rb", {0, 1})])
+def test_an_event_between_others_of_its_rule_may_come_to_matter(
+    place: int, last: str, rules: str, windows: set[int]
+) -> None:
     """Of three at 1, 300 and 599 seconds only the second begins the order that an event at 301 completes for 700."""
     events = keyed(
         {"@timestamp": START + second * 1_000_000, "event.dataset": "auditd.log", "user.name": "u",
          "event.action": action, "source.ip": "x"}
-        for second, action in [(301, "b"), (1, "a"), (300, "a"), (599, "a"), (700, "c")]
+        for second, action in [(301, "b"), (1, "a"), (300, "a"), (599, "a"), (700, last)]
     )  # fmt: skip
     order = [*events[1 : place + 1], events[0], *events[place + 1 :]]
-    found = replay(detector(correlation("c", 0, SLIDING["in order"][0])), order, cuts=range(1, 5))
-    assert said(found) == {("u", START + SPAN)}
+    asked = detector(correlation("c", 0, f"type: temporal_ordered\nrules: [{rules}]"))
+    for cuts in (range(1, 5), []):
+        found = replay(asked, order, cuts=cuts)
+        assert said(found) == {("u", START + SPAN * number) for number in windows}
 
 
 INNER = [name for name in SLIDING if name != "two in order"]

@@ -303,11 +303,134 @@ def test_rules_that_are_refused_take_their_correlations_with_them() -> None:
     assert not collection.correlations
 
 
-def test_a_record_names_no_more_places_of_events_than_are_of_use(tmp_path: Path) -> None:
-    """A group whose events come from ever new files."""
+class Written(MemoryState):
+    """A state that notes what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: dict[str, int] = {}
+
+    def put(self, key: str, value: Any) -> None:
+        super().put(key, value)
+        self.written[key] = len(self.stored[key])
+
+    def size_of(self, detector: SigmaDetector, events: list[Event]) -> int:
+        """Return how many bytes a batch of *events* writes, but for the list of minutes in which something is due."""
+        self.written.clear()
+        detector.detect(batch_of(events), self)
+        return sum(size for key, size in self.written.items() if key != "!due")
+
+
+TALLY = MANY.replace("gte: 3", "eq: 3")
+
+
+@pytest.mark.parametrize("text", [MANY, TALLY])
+def test_a_batch_writes_the_windows_that_it_touches_and_no_others(tmp_path: Path, text: str) -> None:
+    """Of a group with events in two hundred windows; those of a late event are its own and, if that fires, the next."""
+    state, detector = Written(), make(tmp_path, FAILED, text)
+    events = log(*(event(number * 100, user="a") for number in range(600)))
+    first = state.size_of(detector, events[:3])
+    for start in range(3, 597, 3):
+        detector.detect(batch_of(events[start : start + 3]), state)
+    assert state.size_of(detector, events[597:]) < 3 * first
+    assert state.size_of(detector, [event(30_001, _key=9_999, user="a")]) < 3 * first
+    groups = [key for key in state.stored if "[" in key]
+    assert len(groups) == 200
+    assert sum(key in state.written for key in groups) <= 2
+
+
+@pytest.mark.parametrize("text", [MANY, TALLY])
+def test_what_waits_for_the_end_of_a_window_is_not_written_again_and_again(tmp_path: Path, text: str) -> None:
+    """A window of ever more groups."""
+    state, detector = Written(), make(tmp_path, FAILED, text)
+    events = log(*(event(1, user=f"u{number // 3}") for number in range(18_000)))
+    sizes = [state.size_of(detector, events[start : start + 900]) for start in range(0, 18_000, 900)]
+    assert max(sizes) < 1.5 * sizes[0]
+    found = detector.advance(START + 11 * MINUTE, state)
+    assert len({one.entity for one in found}) == 6_000
+
+
+@pytest.mark.parametrize("text", [MANY, TALLY])
+def test_nothing_is_left_behind(tmp_path: Path, text: str) -> None:
+    """Neither of windows that are over, nor of what waited for them, nor of a state in a layout of old."""
+    state, detector = MemoryState(), make(tmp_path, FAILED, text)
+    state.put("!", {"5": ["abc"]})
+    state.put("!5/abc/7", ['["abc","x"]'])
+    state.put('["abc","x"]', {"homes": [], "windows": {}})
+    events = log(*(event(number * 50, user=user) for number in range(100) for user in ("a", "[b]:", "!c")))
+    found = replay(detector, events, cuts=range(0, 300, 7), state=state, until=START + 60 * 60 * MINUTE)
+    assert len(found.ids) == (51 if text is MANY else 0)
+    assert set(state.stored) == {"", "!due"}
+    assert state.get("!due") == []
+
+
+def test_a_window_that_is_not_the_newest_is_told_when_it_is_over(tmp_path: Path) -> None:
+    """And the group stays counted as one, whatever its windows."""
     state, detector = MemoryState(), make(tmp_path, FAILED, MANY)
-    for day in range(4):
-        events = [event(day * 86_400 + number * 600, _partition=f"{day}.{number}") for number in range(100)]
-        replay(detector, keyed(events), state=state, until=START + day * 86_400 * SECOND)
-    (record,) = (value for key, value in state.items() if key.startswith("["))
-    assert len(record["homes"]) <= 200
+    detector.detect(batch_of(log(*(event(second) for second in (0, 10, 20, 400, 800)))), state)
+    detector.detect(batch_of([event(30, _key=77)]), state)
+    (settled,) = detector.advance(START + 11 * MINUTE, state)
+    assert (settled.revision, settled.fields["vedette.evidence.total"]) == ("settled", 4)
+    assert state.get("")["keys"] == 1
+    assert len([key for key in state.stored if "[" in key]) == 3
+
+
+def test_an_event_that_comes_again_counts_once(tmp_path: Path) -> None:
+    """In a later batch or the same; a document that was updated is one that comes again."""
+    twice = log(event(0), event(10))
+    for text, seen in ((MANY.replace("gte: 3", "eq: 2"), 1), (MANY, 0), (MANY.replace("gte: 3", "gte: 2"), 1)):
+        for cuts in ([2], []):
+            found = replay(make(tmp_path, FAILED, text), [*twice, *twice], cuts=cuts, until=START + 20 * MINUTE)
+            assert len(found.ids) == seen
+            assert {one.fields["vedette.evidence.total"] for one in found.findings} <= {2}
+
+
+def test_a_tally_of_many_events_tells_them_apart_no_more(tmp_path: Path) -> None:
+    """What it forgets is counted, and its state is small."""
+    state, detector = MemoryState(), make(tmp_path, FAILED, MANY.replace("gte: 3", "eq: 1404"))
+    flood = log(*(event(number // 10) for number in range(1_400)))
+    for start in range(0, 1_400, 100):
+        detector.detect(batch_of(flood[start : start + 100]), state)
+        detector.detect(batch_of(flood[start : start + 1]), state)
+    assert state.counters["unmarked"] == 1_100
+    assert state.size() < 3_000
+    (finding,) = detector.advance(START + 11 * MINUTE, state)
+    assert finding.fields["vedette.evidence.total"] == 1_404, "of fourteen that came again the last four counted again"
+
+
+def test_long_names_are_compared_as_short_ones_are(tmp_path: Path) -> None:
+    """Without regard to case, as Sigma compares; to the end of the name."""
+    long = "Group-" * 100
+    events = [event(0, user=long), event(1, user=long.upper()), event(2, user=long.lower()), event(3, user=long + "x")]
+    (finding,) = make(tmp_path, FAILED, MANY).detect(batch_of(log(*events)), MemoryState())
+    assert len(finding.evidence) == 3
+
+
+def test_an_event_whose_group_is_empty_is_counted_and_not_grouped(tmp_path: Path) -> None:
+    """Nobody's name is nobody; of a list the names that are some count."""
+    events = log(*(event(0, user=user) for user in ("", [], ["", ""], ["", "alice"], "alice", "ALICE")))
+    state = MemoryState()
+    (finding,) = make(tmp_path, FAILED, MANY).detect(batch_of(events), state)
+    assert finding.entity == (("user.name", "alice"),)
+    assert state.counters["ungrouped"] == 3
+
+
+def test_an_alert_says_how_many_events_a_cap_took(tmp_path: Path) -> None:
+    """The number stands in the alert and in the books: events in order, and events whose value is not kept."""
+    third = WORKED.replace("2222-2222-4222", "9999-9999-4999").replace("worked", "left")
+    chain = THEN.replace("[many, worked]", "[failed, worked, left]")
+    events = log(
+        *(event(number // 100, ("failed", "worked")[number % 2]) for number in range(5_000)), event(59, "left")
+    )
+    found = replay(make(tmp_path, FAILED, WORKED, third, chain), events, cuts=range(0, 5_000, 900))
+    fired, settled = found.findings
+    assert [one.fields["vedette.capped"] for one in (fired, settled)] == [True, True]
+    assert fired.fields["vedette.evidence.cut"] == 4_500 - 2_000
+    assert settled.fields["vedette.evidence.cut"] == found.state.counters["events_capped"] == 5_001 - 2_000
+
+    values = MANY.replace("event_count", "value_count").replace("{gte: 3}", "{neq: 3, field: source.port}")
+    scan = log(*(event(0, **{"source.port": number // 2}) for number in range(2_400)))
+    found = replay(make(tmp_path, FAILED, values), scan, cuts=range(0, 2_400, 300), until=START + 11 * MINUTE)
+    (finding,) = found.findings
+    assert finding.fields["vedette.evidence.cut"] == found.state.counters["values_capped"] == 400
+    assert "vedette.evidence.cut" not in replay(make(tmp_path, FAILED, MANY), GUESSED).findings[0].fields

@@ -142,6 +142,7 @@ def test_what_the_service_knows_is_said() -> None:
         ("untimed", "vedette_events_untimed_total", {}),
         ("logons.future", "vedette_detector_left_out_total", {"detector": "logons", "reason": "future"}),
         ("a.b.late", "vedette_detector_left_out_total", {"detector": "a.b", "reason": "late"}),
+        ("rules.ungrouped", "vedette_detector_left_out_total", {"detector": "rules", "reason": "ungrouped"}),
         ("logons.capped", "vedette_detector_capped_total", {"detector": "logons"}),
         ("logons.combinations_cut", "vedette_detector_combinations_cut_total", {"detector": "logons"}),
         ("a.b.model.a.b.judged", "vedette_model_judged_total", {"model": "a.b"}),
