@@ -161,6 +161,7 @@ ALERT = Layout(
                 "vedette.original_document_cut",
                 "vedette.configuration.revision",
                 "vedette.evidence.count",
+                "vedette.evidence.cut",
                 "vedette.evidence.total",
                 "vedette.enrichment_cut",
             ),
