@@ -13,6 +13,7 @@ from math import isinf
 from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
 import orjson
 
 from agent.errors import RecordError
@@ -134,13 +135,21 @@ def is_small(raw: Any) -> bool:
     """
     if raw.__class__ is not bytes or raw[:1] != b"{":
         return False
-    openings = raw.count(b"{") + raw.count(b"[")
-    return (openings <= MAX_DEPTH or openings - raw.count(b"},{") <= MAX_DEPTH) and _has_few_fields(raw)
+    openings, commas = _signs(raw)
+    is_shallow = openings <= MAX_DEPTH or openings - raw.count(b"},{") <= MAX_DEPTH
+    return is_shallow and openings + commas <= MAX_FIELDS
 
 
-def _has_few_fields(raw: bytes) -> bool:
-    """Say cheaply that there are not too many: each follows a comma or an opening, and takes two bytes at least."""
-    return len(raw) <= 2 * MAX_FIELDS or raw.count(b"{") + raw.count(b"[") + raw.count(b",") <= MAX_FIELDS
+def _signs(raw: bytes) -> tuple[int, int]:
+    """Return how many openings *raw* has, and commas: each field follows one of them.
+
+    A field takes two bytes at least, so that of little they need not be counted. Of much the array is faster.
+    """
+    if len(raw) <= 2 * MAX_FIELDS:
+        return raw.count(b"{") + raw.count(b"["), 0
+    signs = np.frombuffer(raw, np.uint8)
+    openings = int(np.count_nonzero((signs & np.uint8(0xDF)) == np.uint8(0x5B)))  # the braces differ in one bit
+    return openings, int(np.count_nonzero(signs == np.uint8(0x2C)))
 
 
 def _checked(value: Any, raw: Any = None) -> Decoded:
@@ -148,7 +157,8 @@ def _checked(value: Any, raw: Any = None) -> Decoded:
         return value
     if value.__class__ is not dict:
         return RecordError("not a JSON object")
-    excess = "" if raw.__class__ is bytes and _has_few_fields(raw) and _is_shallow(value) else _excess(value)
+    is_within = raw.__class__ is bytes and sum(_signs(raw)) <= MAX_FIELDS and _is_shallow(value)
+    excess = "" if is_within else _excess(value)
     return RecordError(excess) if excess else value
 
 

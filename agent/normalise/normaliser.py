@@ -32,7 +32,7 @@ FUTURE = 5 * 60 * SECOND
 """A row further ahead of its ingest time than this moves no watermark."""
 
 _BLOCK = 256
-_MOST_WAITING = 1_024
+_MOST_WAITING = 512
 """Records that wait to be read with others of their group: few at once cost more each, many are in no cache by then."""
 _MOST_PLANS = 256
 """Kinds whose documents are planned: events that become documents are few."""
