@@ -47,7 +47,7 @@ WANTED = frozenset(
 )
 AS_OF = parse("2024-01-01T00:00:00Z")
 BATCH = 5_000
-ROUNDS = 3
+ROUNDS = 7
 _ADDRESS = re.compile(rb"(?<![\d.])(\d{1,3}\.\d{1,3}\.)\d{1,3}\.\d{1,3}(?![\d.])")
 _NUMBER = re.compile(rb"(?<![\w.:/+-])\d{5}(?![\w.:/-])")
 
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("products", nargs="*", metavar="PRODUCT", help="only products whose names hold one of these")
     reader.add_argument("--json", type=Path)
-    reader.add_argument("--records", type=int, default=20_000)
+    reader.add_argument("--records", type=int, default=10_000)
     reader.add_argument("--profile", action="store_true", help="show where the time goes, product by product")
     options = reader.parse_args(arguments)
     if not DATA.is_dir():
