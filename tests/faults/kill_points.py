@@ -84,7 +84,7 @@ correlation:
 
 @dataclass(frozen=True)
 class Left:
-    """What a finished run left: alert ids stored and delivered, dead letters, the books."""
+    """What a finished run left: alerts stored (id and revision) and delivered, dead letters, the books."""
 
     stored: tuple[str, ...]
     delivered: tuple[str, ...]
@@ -145,7 +145,8 @@ def run(config: Path, data: Path, *strace: str) -> int:
 
 def left(folder: Path) -> Left:
     connection = apsw.Connection(str(folder / "data" / "vedette.db"))
-    stored = tuple(row[0] for row in connection.execute("SELECT id FROM alert ORDER BY id"))
+    alerts = connection.execute("SELECT id || '/' || revision FROM alert ORDER BY id, revision")
+    stored = tuple(row[0] for row in alerts)
     dead = tuple(row[0] for row in connection.execute("SELECT identity FROM dead_letter ORDER BY identity"))
     waiting = connection.execute("SELECT count(*) FROM outbox").get
     books = dict(connection.execute("SELECT name, value FROM counter WHERE scope = 'main'"))
