@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.model import Dictionary
+from agent.model import Dictionary, Value
 from agent.normalise.catalogue import Converter
 from agent.normalise.mapping import Joint, Path, Paths
 
@@ -172,9 +172,15 @@ class Pool:
     def _weigh(self, name: str, dictionary: Dictionary) -> int:
         seen, weight = self._weights[name]
         new = dictionary.values[seen:]
-        weight += len(new) * _VALUE_WEIGHT + sum(len(value) for value in new if isinstance(value, str | tuple))
+        weight += len(new) * _VALUE_WEIGHT + sum(map(_length, new))
         self._weights[name] = (len(dictionary.values), weight)
         return weight
+
+
+def _length(value: Value) -> int:
+    if isinstance(value, tuple):
+        return sum(map(_length, value)) + _VALUE_WEIGHT // 2 * len(value)
+    return len(value) if isinstance(value, str) else 0
 
 
 class Columns:

@@ -490,3 +490,11 @@ def test_values_that_never_come_again_are_forgotten(monkeypatch: pytest.MonkeyPa
         column = result.batch.columns["process.command_line"]
         assert [column.value(row) for row in range(100)] == [text["CommandLine"] for text in texts]
         assert sum(len(dictionary.values) for dictionary in normaliser._pool._dictionaries.values()) < 1_500
+
+
+def test_lists_weigh_what_their_items_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(columns, "_TOGETHER_CAP", 100_000)
+    normaliser = wanting("process.args", "user.name")
+    for number in range(20):
+        normaliser(records({"ecs": {"version": "8.11"}, "process": {"args": [f"{number}" * 500] * 100}}), {})
+    assert len(normaliser._pool.dictionary("process.args").values) < 4
