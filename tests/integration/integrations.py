@@ -13,7 +13,7 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -585,6 +585,9 @@ class Tally:
     missing: Counter[str] = field(default_factory=Counter)
     extra: Counter[str] = field(default_factory=Counter)
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Tally)))
+
     @property
     def expected(self) -> int:
         return self.equal + self.different.total() + self.missing.total()
@@ -620,13 +623,18 @@ def table(tallies: Mapping[str, Tally]) -> str:
         f"{'product':32} {'lines':>6} {'fields':>7} {'equal':>7} {'share':>7} {'different':>9} {'missing':>7} "
         f"{'extra':>6} {'lost':>4} {'µs/line':>7}"
     ]
-    for name, tally in tallies.items():
-        rows.append(
-            f"{name:32} {tally.lines:6} {tally.expected:7} {tally.equal:7} {tally.share:7.1%} "
-            f"{tally.different.total():9} {tally.missing.total():7} {tally.extra.total():6} {tally.lost:4} "
-            f"{1e6 * tally.seconds / max(1, tally.lines):7.0f}"
-        )
+    rows += [_row(name, tally) for name, tally in tallies.items()]
+    if len(tallies) > 1:
+        rows.append(_row("all together", sum(tallies.values(), Tally())))
     return "\n".join(rows)
+
+
+def _row(name: str, tally: Tally) -> str:
+    return (
+        f"{name:32} {tally.lines:6} {tally.expected:7} {tally.equal:7} {tally.share:7.1%} "
+        f"{tally.different.total():9} {tally.missing.total():7} {tally.extra.total():6} {tally.lost:4} "
+        f"{1e6 * tally.seconds / max(1, tally.lines):7.0f}"
+    )
 
 
 def classes(tallies: Mapping[str, Tally]) -> dict[str, Counter[str]]:
