@@ -36,11 +36,9 @@ NFPM = "github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.1"
 UNWANTED = {"tests", "direct_url.json"}
 SCRIPT = """\
 #!{python} -I
-import sys
+from agent.cli import start
 
-from agent.cli import main
-
-sys.exit(main())
+start()
 """
 
 

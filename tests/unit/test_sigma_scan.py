@@ -41,8 +41,7 @@ def logs(tmp_path: Path) -> Path:
 
 
 def scan(logs: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    script = "from agent.cli import main; main()"
-    command = [sys.executable, "-c", script, "scan", str(logs / "logs"), "--rules", str(logs / "rule.yml"), *arguments]
+    command = [sys.executable, "-m", "agent", "scan", str(logs / "logs"), "--rules", str(logs / "rule.yml"), *arguments]
     return subprocess.run(command, capture_output=True, check=False, env={"XDG_CACHE_HOME": str(logs / "cache")})
 
 
