@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from io import BytesIO
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from agent.alerting.document import value_at
@@ -25,6 +26,10 @@ ADDRESSES = ("source.ip", "destination.ip", "client.ip", "server.ip", "host.ip")
 _MARK = b"\xab\xcd\xefMaxMind.com"
 _MARK_WITHIN = 128 << 10
 _YEAR_10000 = 253_402_300_800
+_LONGEST = 1_024
+_MOST_COLUMNS = 1_000
+"""Characters of a column's name or of an ECS field's text, and columns, that are taken: in a small file all that lies
+below one long name may repeat it without end."""
 _DAMAGED = (RuntimeError, TypeError, ValueError)
 """What the reader raises for bytes that cannot be right; its own error is a RuntimeError."""
 
@@ -57,7 +62,7 @@ class Database:
             return None
         try:
             record = self._reader.get(address)
-            return None if record is None else (dict(_columns("", record)), _fields(record))
+            return None if record is None else (dict(islice(_columns("", record), _MOST_COLUMNS)), _fields(record))
         except _DAMAGED as error:
             return {"error": f"the file is damaged here: {error}"}, {}
 
@@ -72,7 +77,12 @@ def _reader(data: bytes, path: str) -> Reader:
 
 
 def _columns(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield the plain values in *value* under dotted names, of names in several languages only one."""
+    """Yield the plain values in *value* under dotted names, of names in several languages only one.
+
+    What would have a name too long is left out.
+    """
+    if len(name) > _LONGEST:
+        return
     if isinstance(value, dict | list):
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             inner = f"{name}.{key}" if name else str(key)
@@ -124,7 +134,7 @@ def _in_english(names: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LONGEST else None
 
 
 def _within(degrees: Any, most: int) -> bool:

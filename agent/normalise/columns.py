@@ -85,20 +85,23 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 class _Memo(dict[Any, int]):
-    """Native value -> code, for native values of one type."""
+    """Native value -> code, for native values of one type; *weight* is of those that the dictionary does not hold."""
 
     def __init__(self, dictionary: Dictionary, convert: Converter) -> None:
         super().__init__({None: ABSENT})
         self._dictionary = dictionary
         self._convert = convert
-        self._weight = 0
+        self.weight = 0
 
     def __missing__(self, raw: Any) -> int:
         code = encode(raw, self._dictionary, self._convert)
-        self._weight += len(raw) if raw.__class__ is str else 0
-        if len(self) >= _MEMO_CAP or self._weight > _WEIGHT_CAP:
+        if code < 0:
+            self.weight += _VALUE_WEIGHT + _length(raw)
+        elif self._dictionary.values[code] is not raw:
+            self.weight += _length(raw)
+        if len(self) >= _MEMO_CAP or self.weight > _WEIGHT_CAP:
             self.clear()
-            self._weight = 0
+            self.weight = 0
             self[None] = ABSENT
         self[raw] = code
         return code
@@ -128,6 +131,11 @@ class Coder:
             return list(map(memo.__getitem__, values))
         return [self._code(value) for value in values]
 
+    @property
+    def weight(self) -> int:
+        """How much is remembered beside the dictionary."""
+        return sum(memo.weight for memo in self._memos.values())
+
     def _code(self, value: Any) -> int:
         memo = self._memos.get(value.__class__)
         if memo is not None:
@@ -146,6 +154,8 @@ class Pool:
     def renew(self) -> None:
         """Start new dictionaries in place of those that are full or heavy, alone or together; between batches only."""
         weights = {name: self._weigh(name, dictionary) for name, dictionary in self._dictionaries.items()}
+        for (name, _), coder in self._coders.items():
+            weights[name] += coder.weight
         left = sum(weights.values())
         together = _TOGETHER_CAP // 2 if left > _TOGETHER_CAP else left
         for name in sorted(weights, key=weights.__getitem__, reverse=True):

@@ -7,12 +7,12 @@ A record that cannot be read gives its reason, never an exception: `decode_all` 
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from math import isinf
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
-import msgspec
 import numpy as np
 import orjson
 
@@ -25,6 +25,8 @@ Decoded: TypeAlias = dict[str, Any] | RecordError
 
 MAX_FIELDS = 2_000
 MAX_DEPTH = 128
+_MOST_DIGITS = 20
+"""Of a whole number of 64 bits, with its sign."""
 _CONTAINERS = frozenset({dict, list})
 
 
@@ -94,28 +96,26 @@ def _load(raw: Raw) -> Any:
 def _with_any_number(raw: Any) -> dict[str, Any] | None:
     """Return the object that *raw* is, if it is one but for numbers that are too large: they are texts then."""
     try:
-        value = _ANY_NUMBER.decode(raw)
-    except (TypeError, ValueError, RecursionError):
+        value = json.loads(raw.decode(), parse_int=_int, parse_float=_float, parse_constant=_refuse)
+        orjson.dumps(value)  # refuses lone surrogates
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return None
-    return _numbered(value) if value.__class__ is dict and not _excess(value) else None
+    return value if value.__class__ is dict and not _excess(value) else None
+
+
+def _int(text: str) -> int | float | str:
+    """Return the number as the decoder of most records does, which has none of more than 64 bits."""
+    if len(text) <= _MOST_DIGITS and -(2**63) <= (number := int(text)) < 2**64:
+        return number
+    return _float(text)
 
 
 def _float(text: str) -> float | str:
     return text if isinf(number := float(text)) else number
 
 
-_ANY_NUMBER = msgspec.json.Decoder(float_hook=_float)
-
-
-def _numbered(value: Any) -> Any:
-    """Return *value* with what no 64 bits hold as the decoder of most records has it."""
-    if value.__class__ is dict:
-        return {key: _numbered(inner) for key, inner in value.items()}
-    if value.__class__ is list:
-        return [*map(_numbered, value)]
-    if value.__class__ is int and not -(2**63) <= value < 2**64:
-        return _float(str(value))
-    return value
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def _is_flat(value: Any) -> bool:

@@ -232,9 +232,13 @@ def _lists_of_objects() -> frozenset[str]:
     return frozenset(name for name, field in fields.items() if field.array and field.type in {"object", "nested"})
 
 
-@lru_cache(8192)
 def _legal(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and all(part and part.isprintable() and part.strip() for part in name.split("."))
+    return len(name) <= _LONGEST_NAME and _is_readable(name)
+
+
+@lru_cache(8192)
+def _is_readable(name: str) -> bool:
+    return all(part and part.isprintable() and part.strip() for part in name.split("."))
 
 
 def _relate(document: _Document, related: Mapping[str, tuple[str, ...]], absent: frozenset[str]) -> None:

@@ -30,9 +30,10 @@ Identity: TypeAlias = tuple[str | None, ...]
 
 ORIGINAL = "event.original"
 TEXT = catalogue().converter(ORIGINAL)
-_LONGEST_CONSTANT = 256
+LONGEST_CONSTANT = 256
 _MEMO = 4_096
 _MEMO_KEYS = 64
+_MEMO_LENGTH = 4_096
 _NAME = itemgetter("name")
 _FIRST_TWO = itemgetter(0, 1)
 
@@ -120,7 +121,7 @@ class Route:
     def _group(self, key: tuple[Any, ...]) -> Group:
         identity = self._named(key)
         product = self.mapping.product(identity)
-        too_long = any(len(value) > _LONGEST_CONSTANT for value in identity.values())
+        too_long = any(len(value) > LONGEST_CONSTANT for value in identity.values())
         if too_long or not self._budget.take(product.declared):
             return self._overflowing()
         group = self._groups[key] = self._plan(identity, product)
@@ -329,9 +330,9 @@ class Routes:
                 found.append(route)
                 if route.is_certain and not route.may_refuse:
                     break
-        if len(self._by_keys) >= _MEMO:
-            self._by_keys.clear()
-        if len(keys) <= _MEMO_KEYS:
+        if len(keys) <= _MEMO_KEYS and sum(map(len, keys)) <= _MEMO_LENGTH:
+            if len(self._by_keys) >= _MEMO:
+                self._by_keys.clear()
             self._by_keys[keys] = found
         return found
 

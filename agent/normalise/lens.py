@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, TypedDict
 
 import msgspec
+import orjson
 
 from agent.normalise.decode import Raw, is_small
 from agent.normalise.kinds import Group, Route, with_names
@@ -75,7 +76,8 @@ class Lens:
             if not raw.isascii():
                 raw.decode()
             record: dict[str, Any] = self._decode(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            orjson.dumps(record, default=_passed)  # refuses a number of more than 64 bits in what is read as a whole
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
             return None
         if not self._without.isdisjoint(record) or not self._with <= record.keys():
             return None
@@ -128,6 +130,10 @@ def _guards(whens: Sequence[Paths], record: dict[str, Any]) -> list[Path]:
             often = {path: sum(path in later for later in missing[number:]) for path in paths}
             chosen.append(min(paths, key=lambda path: (len(path), -often[path], path)))
     return chosen
+
+
+def _passed(_: msgspec.Raw) -> None:
+    """Take the place of what only has to be there."""
 
 
 def _until_whole(path: Path, named: Path) -> Path:

@@ -60,6 +60,7 @@ _BARE = Form(r"(?s)^ (?P<host>[^\s,]*\w[^\s,]*) (?P<message>.*)$")
 _DATA = re.compile(rb'(?:\[(?:[^\]"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+\])++', re.DOTALL)
 """Python's own expressions, far faster than RE2 here; linear, since nothing matched is given back."""
 _RFC5424_HEAD = ("time", "host", "program", "pid", "id")
+_OTHER_BLANKS = b"\t\n\f\r"
 _NAME = r'[^\s,"]+'
 _CHAIN = rf'"[^"]*" {_NAME}|{_NAME}(?:, ?{_NAME})+(?: [0-9A-Fa-f.:]+)?|{_NAME}'
 _ACCESS = Form(
@@ -68,6 +69,8 @@ _ACCESS = Form(
     r'(?P<status>\d{3}|-) (?P<bytes>\d+|-)(?: "(?P<referrer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)")?(?: "-")?'
     r'(?: X-Forwarded-For="(?P<forwarded>[^"]*)")?(?:\s.*)?$'
 )
+_CHAINS = ("client", "proxied", "named")
+"""Groups of which one takes part, even if it says ``-``."""
 _REQUESTED = '] "'
 """Parts the time of an access line from its request."""
 _SERVERS = {"nginx": "nginx", "apache": "apache", "httpd": "apache"}
@@ -197,12 +200,12 @@ def _parse_syslog(line: bytes, date: Callable[[str, str], str]) -> dict[str, Any
 
 def _read_rfc5424(line: bytes, begin: int) -> dict[str, Any] | None:
     """Return the parts of ``<priority>version time host program pid id data message``, but those that say nothing."""
+    priority = line[1 : begin - 1]
     *words, rest = line[begin:].split(b" ", len(_RFC5424_HEAD) + 1)
-    if (
-        len(words) <= len(_RFC5424_HEAD)
-        or not (line[1 : begin - 1] + words[0]).isdigit()
-        or line[begin : len(line) - len(rest)].split() != words
-    ):
+    if len(words) <= len(_RFC5424_HEAD) or not all(words) or not (priority.isdigit() and words[0].isdigit()):
+        return None
+    head = line[: len(line) - len(rest)]
+    if len(head.translate(None, _OTHER_BLANKS)) < len(head):
         return None
     if rest[:1] == b"-":
         end = 1
@@ -212,7 +215,7 @@ def _read_rfc5424(line: bytes, begin: int) -> dict[str, Any] | None:
         return None
     if rest[end : end + 1] not in {b"", b" "}:
         return None
-    values = (line[1 : begin - 1], *words[1:], rest[:end], rest[end + 1 :])
+    values = (priority, *words[1:], rest[:end], rest[end + 1 :])
     names = ("priority", *_RFC5424_HEAD, "data", "message")
     return {name: forms.text_of(value) for name, value in zip(names, values, strict=True) if value not in {b"-", b""}}
 
@@ -355,13 +358,15 @@ def _access(line: bytes) -> dict[str, Any] | None:
     found = _ACCESS.read(line)
     if found is None:
         return None
-    record: dict[str, Any] = {name: value for name, value in found.items() if value not in {"-", ""}}
+    record: dict[str, Any] = {
+        name: value for name, value in found.items() if value not in {"-", ""} and name not in _CHAINS
+    }
     request = record.get("request")
     if request:
         record.update(_REQUEST.read(request.encode()) or {"uri": request})
     record["time"] = _access_time(found["time"])
-    chain = record.pop("proxied", "") or record.pop("named", "") or found["client"]
-    addresses = chain.replace(",", " ").replace('"', " ").split()
+    chain = next(found[name] for name in _CHAINS if name in found)
+    addresses = chain.replace(",", " ").replace('"', " ").split() or [chain]  # one of odd blanks
     record["client"] = _client(addresses)
     if port := _PORT.read(found.get("host", "").encode()):
         record.update(port)

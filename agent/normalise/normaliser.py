@@ -22,7 +22,17 @@ from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool
 from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
 from agent.normalise.document import Plan
-from agent.normalise.kinds import ORIGINAL, TEXT, Group, Route, Routes, Wanted, native_paths, own_paths
+from agent.normalise.kinds import (
+    LONGEST_CONSTANT,
+    ORIGINAL,
+    TEXT,
+    Group,
+    Route,
+    Routes,
+    Wanted,
+    native_paths,
+    own_paths,
+)
 from agent.normalise.lens import Lens, lens_of
 from agent.normalise.lines import line_reader, patterns_of
 from agent.normalise.mapping import MappingFile, installed
@@ -135,10 +145,11 @@ class Normaliser:
         key = route, *identity.items()
         plan = self._plans.get(key)
         if plan is None:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            product = route.mapping.product(identity)
-            plan = self._plans[key] = Plan(route.mapping, route.shape, identity, product)
+            plan = Plan(route.mapping, route.shape, identity, route.mapping.product(identity))
+            if all(len(value) <= LONGEST_CONSTANT for value in identity.values()):
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[key] = plan
         return plan
 
     def _block(self, work: _Work, chunk: Chunk, begin: int, first_row: int) -> None:
@@ -160,9 +171,10 @@ class Normaliser:
             else:
                 route, decoded[place] = self._route(chunk.format, record)
                 routed.setdefault(route, []).append(place)
+        wholly = frozenset(whole)
         for route, places in routed.items():
             through = lens if lens and lens.route is route else None
-            self._strip(work, route, chunk.format, decoded, raws, places, first_row, through)
+            self._strip(work, route, chunk.format, decoded, raws, places, first_row, through, wholly)
         work.took(len(raws))
 
     def _lens(self, format: str, raws: Sequence[Raw]) -> Lens | None:
@@ -187,16 +199,18 @@ class Normaliser:
         places: list[int],
         first_row: int,
         lens: Lens | None,
+        whole: frozenset[int],
     ) -> None:
-        """Pile up what is wanted of the records at *places*, all of one shape; some were maybe read through *lens*."""
+        """Pile up what is wanted of the records at *places*, all of one shape; *lens* read all but those at *whole*."""
         frame = Frame([decoded[place] for place in places])
         work.times([first_row + place for place in places], frame.column(route.shape.time))
         grouped: dict[Group, list[int]] = {}
         for place, group in zip(places, route.groups(frame, len(places)), strict=True):
             grouped.setdefault(group, []).append(place)
         for group, members in grouped.items():
-            if lens and not lens.covers(group):
-                self._look_again(format, decoded, raws, members)
+            seen = [place for place in members if place not in whole] if lens and whole else members
+            if lens and seen and not lens.covers(group):
+                self._look_again(format, decoded, raws, seen)
             pile = work.pile(group)
             found = [decoded[place] for place in members]
             pile.rows += [first_row + place for place in members]

@@ -33,6 +33,8 @@ _FEW = 8
 
 _MEMO = 8_192
 """Values that one part of a condition remembers for a column's dictionary."""
+_MOST_LISTED = 131_072
+"""Rules in the groups of an index, which are then found anew: there are values of ever other groups."""
 _MOST_ASKED = 1_024
 _MOST_PLANS = 512
 """Kinds whose plans are kept, those that events had last; a plan that was given up is made again."""
@@ -508,6 +510,7 @@ class _Index:
         self._found: list[list[tuple[str, int]]] = []
         self._groups: list[tuple[int, ...]] = [()]
         self._numbers: dict[tuple[int, ...], int] = {(): 0}
+        self._listed = 0
         self._known: WeakKeyDictionary[Dictionary, _Codes] = WeakKeyDictionary()
 
     def add(self, operator: str, arguments: list[Any], literals: list[str], rule: int) -> None:
@@ -530,6 +533,9 @@ class _Index:
         column = view.column(self.column)
         if column is None:
             return np.zeros(len(view), np.int32), self._groups
+        if self._listed > _MOST_LISTED:
+            self._groups, self._numbers, self._listed = [()], {(): 0}, 0
+            self._known.clear()
         known = self._table(column.dictionary)
         codes = view.codes(self.column)
         numbers = known[codes]
@@ -581,6 +587,7 @@ class _Index:
         if number is None:
             number = self._numbers[group] = len(self._groups)
             self._groups.append(group)
+            self._listed += len(group)
         return number
 
     def _search(self, text: str, rules: set[int]) -> None:

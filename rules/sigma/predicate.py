@@ -115,11 +115,10 @@ _LITERAL_PLACES: dict[str, Callable[[str, Sequence[Any]], _Places]] = {
 
 def compare_fields(operator: str, left: Value | None, right: Value | None) -> bool:
     """Say whether ``left operator right`` holds for any of their values; never if one is absent."""
-    return any(map(_text_test(operator, tuple(texts(right))), texts(left)))
+    return any(map(_make_text_test(operator, tuple(texts(right))), texts(left)))
 
 
-@lru_cache(maxsize=65_536)
-def _text_test(operator: str, arguments: tuple[Any, ...]) -> _TextTest:
+def _make_text_test(operator: str, arguments: tuple[Any, ...]) -> _TextTest:
     way, cased = operator.removeprefix("cased "), operator.startswith("cased ")
     if way in _LITERAL:
         test = _LITERAL[way](arguments if cased else tuple(each.lower() for each in arguments))
@@ -128,6 +127,10 @@ def _text_test(operator: str, arguments: tuple[Any, ...]) -> _TextTest:
         return _like(arguments, cased)
     tests = [_OTHER[way](each) for each in arguments]
     return tests[0] if len(tests) == 1 else lambda text: any(test(text) for test in tests)
+
+
+_text_test = lru_cache(maxsize=65_536)(_make_text_test)
+"""For the arguments of rules; values of events, of which there is no end, are not kept."""
 
 
 def _equals(wanted: tuple[str, ...]) -> _TextTest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from agent.model import Chunk, Records
 from agent.normalise import Normaliser, lens, normaliser
 from agent.normalise.catalogue import catalogue
+from agent.normalise.decode import decode_json
 from agent.normalise.lens import Lens
 from agent.normalise.normaliser import Normalised
 from tests.property.test_mapping_property import AS_OF, OBJECTS, VALUES
@@ -45,6 +47,7 @@ PIECES = [
         b"-1e999",
         b"9" * 30,
         b"9" * 400,
+        b"9" * 5_000,
         b"18446744073709551615",
     ),
     *(
@@ -59,6 +62,7 @@ PIECES = [
     ),
     *(
         b'{"name":"a","value":1}',
+        b'[-9223372036854775809,{"a":[18446744073709551616]}]',
         b'[{"name":"a","value":1},{"name":"b"}]',
         b'"]},{["',
         b"[1,[2,[3]],{}]",
@@ -156,3 +160,34 @@ def test_a_lens_that_shows_too_little_is_noticed(
     assert all(same(part, {"user.name", "event.id"}, set()) for part in parts)
     monkeypatch.setattr(where, name, instead)
     assert not all(same(part, {"user.name", "event.id"}, set()) for part in parts)
+
+
+CLOUDTRAIL = next(record for format, record in FLAT if format == "cloudtrail")
+
+
+@pytest.mark.parametrize("key", ["eventID", "beside"])
+@pytest.mark.parametrize(
+    "piece", [b"9" * 30, b"[%d]" % 2**64, b'{"a":[-9223372036854775809]}', b"9" * 5_000, b"[-%s]" % (b"9" * 5_000)]
+)
+def test_numbers_of_any_length_are_the_same(key: str, piece: bytes) -> None:
+    """Whether they are read or passed over, in lists and objects as well."""
+    raw = orjson.dumps({**CLOUDTRAIL, key: "@@@"}).replace(PLACE, piece)
+    assert same([[raw] * 2] * 2, {"event.id", "user.name"}, set())
+    assert not read([[raw]], {"event.id"}, set())[0].dead
+
+
+@pytest.mark.parametrize("shown", [0, 128])
+def test_what_was_decoded_whole_is_not_decoded_again(shown: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where a lens shows nothing since too much is read, nor where it rests."""
+    decoded = 0
+
+    def counted(raws: Sequence[Any]) -> Any:
+        nonlocal decoded
+        decoded += len(raws)
+        return decode_json(raws)
+
+    monkeypatch.setattr(normaliser, "decode_json", counted)
+    monkeypatch.setattr(lens, "_MOST_SHOWN", shown)
+    refused = orjson.dumps({**CLOUDTRAIL, "eventTime": 2**64 - 1})
+    read([[refused] * 8] * 3, {"event.id", "user.name"}, set())
+    assert decoded <= 3 * (1 + 8)

@@ -29,7 +29,11 @@ values = st.recursive(
     max_leaves=12,
 )
 objects = st.dictionaries(names, values, max_size=6)
-raws = st.binary(max_size=60) | objects.map(orjson.dumps) | values.map(orjson.dumps)
+words = st.sampled_from([b"-", b"a", b"192.0.2.1", b"192.0.2.1,", b'" "', b"\x1c", b"\xa0", b"<13>", b"a:"])
+access = st.lists(words, min_size=2, max_size=5).map(
+    lambda head: b" ".join(head) + b' [09/Mar/2024:11:00:00 +0100] "GET / HTTP/1.1" 200 3'
+)
+raws = st.binary(max_size=60) | objects.map(orjson.dumps) | values.map(orjson.dumps) | access
 formats = st.sampled_from(["json", "evtx", "cloudtrail", "syslog", "access", "text"])
 chunks = st.lists(st.tuples(st.sampled_from("ab"), formats, st.lists(raws, max_size=6)), max_size=4)
 

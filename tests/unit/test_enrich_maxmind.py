@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -209,6 +210,23 @@ def test_a_record_is_bounded_in_the_alert() -> None:
     data = database({"198.51.100.0/24": {"long": "x" * 9_000, **{f"c{number}": "y" for number in range(99)}}})
     row = enriched(table(data), source={"ip": "198.51.100.7"})["vedette"]["enrichment"][0]["row"]
     assert (len(row), len(row["long"])) == (64, 8_192)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"k" * 20_000: [0] * 3_000},
+        {"k" * 900: {str(number): "v" * 30 for number in range(2_000)}},
+        {"city": {"names": {"en": "c" * 60_000}}, "asn": "a" * 60_000, "b": b"b" * 60_000},
+    ],
+)
+def test_what_a_record_repeats_is_bounded(record: Any) -> None:
+    """A name stands before all values below it: 30 kB of file would be 60 MB of columns."""
+    found = maxmind.Database(database({"192.0.2.0/24": record}), "x.mmdb").find(ip_address("192.0.2.1"))
+    assert found is not None
+    columns, fields = found
+    assert sum(len(name) + len(text) for name, text in columns.items()) < 1_000_000
+    assert fields == {}
 
 
 def test_a_database_is_as_old_as_it_says_itself() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping, Sequence
+import tracemalloc
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -498,3 +500,41 @@ def test_lists_weigh_what_their_items_do(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(20):
         normaliser(records({"ecs": {"version": "8.11"}, "process": {"args": [f"{number}" * 500] * 100}}), {})
     assert len(normaliser._pool.dictionary("process.args").values) < 4
+
+
+def test_values_of_the_wrong_type_are_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered of them counts as what columns hold does."""
+    monkeypatch.setattr(columns, "_TOGETHER_CAP", 100_000)
+    normaliser = wanting("process.pid", "user.name")
+    for number in range(50):
+        result = normaliser(records(*({**SYSMON, "ProcessId": f"{number}-{row}" * 100} for row in range(20))), {})
+        assert result.counts["wrong_type:process.pid"] == 20
+    assert sum(coder.weight for coder in normaliser._pool._coders.values()) < 200_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda long: {long: 1},
+        lambda long: {"Channel": long},
+        lambda long: {"EventData": {long: 1}},
+    ],
+)
+def test_long_names_and_kinds_are_not_remembered(change: Callable[[str], dict[str, Any]]) -> None:
+    """What is kept for the next record is short: whoever writes 100 kB a name would fill the memory otherwise."""
+    normaliser = wanting("user.name")
+    long = [f"{number}" + "x" * 100_000 for number in range(40)]
+
+    def meet(texts: Sequence[str]) -> int:
+        for raw in (json.dumps({**SYSMON, **change(text)}).encode() for text in texts):
+            normaliser(records(raw), {})
+            normaliser.document("json", raw, as_of=AS_OF)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = meet(long[:10])
+        assert meet(long[10:]) - before < 1_000_000
+    finally:
+        tracemalloc.stop()

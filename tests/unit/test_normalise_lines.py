@@ -153,6 +153,9 @@ ACCESS = '[09/Mar/2024:11:00:00 +0100] "GET /a/b.php?q=1&r=%20 HTTP/1.1" 404 12'
         (f"10.0.0.2, 10.0.0.1 - - {ACCESS}", {"source.ip": "10.0.0.2"}),
         (f"192.0.2.1 - x 192.0.2.9 - y {ACCESS}", {"source.ip": "192.0.2.1", "user.name": "x 192.0.2.9 - y"}),
         (f"cache-7 - - {ACCESS}", {"source.address": "cache-7", "source.ip": None}),
+        (f"- frank bob {ACCESS}", {"user.name": "bob", "source.ip": None}),
+        (f"\x1d - bob {ACCESS}", {"user.name": "bob", "source.ip": None}),
+        (f'" " \x1c - bob {ACCESS}', {"user.name": "bob", "source.ip": None}),
     ],
 )
 def test_access_lines(line: str, expected: dict[str, Any]) -> None:
@@ -171,6 +174,17 @@ def test_access_lines(line: str, expected: dict[str, Any]) -> None:
     }
     assert {name: field(doc, name) for name in common} == common
     assert {name: field(doc, name) for name in expected} == expected
+
+
+def test_an_odd_blank_in_a_name_hides_no_line() -> None:
+    doc = document("<13>1 2024-05-01T11:00:00Z host-1 a\x0bb 12 ID - hello", "syslog")
+    assert (field(doc, "host.name") or field(doc, "host.hostname"), field(doc, "message")) == ("host-1", "hello")
+
+
+@pytest.mark.parametrize("head", ["<>1", "<13>1 ", "<13>1 a\tb"])
+def test_a_head_of_another_form_is_none(head: str) -> None:
+    with pytest.raises(RecordError):
+        document(f"{head} 2024-05-01T11:00:00Z host-1 app 12 ID - hello", "syslog")
 
 
 def test_request_that_is_none() -> None:

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from agent.model import UNPARSED, Dictionary, Kind
+from rules.sigma import predicate
 from rules.sigma.engine import Engine
 from tests.sigma_events import WINDOWS, batch, compiled, engine, matching_rows, rule_text
 
@@ -367,3 +368,25 @@ def test_plans_of_kinds_long_gone_are_given_up(monkeypatch: pytest.MonkeyPatch) 
         assert [row for row, _ in one.match(batch([{"process.executable": "a"}], kind))] == [0]
         assert len(one.plans) <= 4
     assert [*one.plans][-2:] == kinds[:2]
+
+
+def test_groups_of_rules_that_never_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever can write what many rules look for makes no memory grow; every answer stays what it was."""
+    monkeypatch.setattr("rules.sigma.engine._MOST_LISTED", 200)
+    names = [f"word{number:02}x" for number in range(12)]
+    one = engine(*(rule_text(f"{{sel: {{CommandLine|contains: {name}}}, condition: sel}}") for name in names))
+    for number in range(1, 2**12, 11):
+        there = [place for place in range(12) if number >> place & 1]
+        text = " ".join(names[place] for place in there)
+        found = [*one.match(batch([{"process.command_line": text}], WINDOWS))]
+        assert [one.rules.index(rule) for _, rule in found] == there
+        indexes = [index for plan in one.plans.values() for index in plan._looked_up[1].values()]
+        assert sum(len(index._groups) for index in indexes) < 100
+
+
+def test_fields_that_are_compared_are_not_remembered() -> None:
+    detection = "{sel: {F|fieldref: winlog.event_data.G}, condition: sel}"
+    before = predicate._text_test.cache_info().currsize
+    events = [{FIELD: f"a{number}", "winlog.event_data.G": f"a{number}"} for number in range(20)]
+    assert matching_rows(detection, events) == [*range(20)]
+    assert predicate._text_test.cache_info().currsize < before + 5
