@@ -22,6 +22,8 @@ _TECHNIQUE = re.compile(r"attack\.(t\d{4}(?:\.\d{3})?)", re.IGNORECASE)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MOST_GROUPS = 200_000
 _TACTIC = re.compile(r"attack\.([a-z][a-z_-]+)")
+_MOST_REASONS = 1_024
+"""Kinds and rules whose explanations are kept ready."""
 
 
 def build(id: str, options: Mapping[str, Any], cache: Path | None) -> SigmaDetector:
@@ -181,6 +183,8 @@ class SigmaDetector:
         """Return why *rule* matches events of *kind*: its constants are left in, so that they explain too."""
         key = kind, rule.id
         if key not in self._why:
+            if len(self._why) >= _MOST_REASONS:
+                self._why.clear()
             self._why[key] = Reasons(Binder(kind, rule.category, tests=None).bind(rule.condition))
         return self._why[key]
 

@@ -165,7 +165,7 @@ def localised(text: str, zone: str) -> str:
         return (
             f"{text[:10]}T{text[11:]}{behind}" if (behind := _behind(f"{text[:10]}T{text[11:16]}:00", zone)) else text
         )
-    return _localised(text, zone)
+    return _localised(text, zone) if len(text) <= _LONGEST else text
 
 
 @lru_cache(maxsize=4096)
@@ -176,7 +176,7 @@ def _behind(minute: str, zone: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _localised(text: str, zone: str) -> str:
-    if ":" not in text or len(text) > _LONGEST or (local := _written(text.strip())) is None or local.tzinfo:
+    if ":" not in text or (local := _written(text.strip())) is None or local.tzinfo:
         return text
     if from_datetime(local) == NO_TIME:
         return text

@@ -40,10 +40,14 @@ class Domain(NamedTuple):
     suffix: str
 
 
-@lru_cache(8192)
 def split(name: str) -> Domain | None:
     """Return the parts of *name*; None for an address, a name inside a network, and where the rule cannot say."""
-    labels = name.rstrip(".").split(".") if len(name) <= _LONGEST else []
+    return _split(name) if len(name) <= _LONGEST else None
+
+
+@lru_cache(8192)
+def _split(name: str) -> Domain | None:
+    labels = name.rstrip(".").split(".")
     top = labels[-1].lower() if labels else ""
     if len(labels) < 2 or not all(labels) or top in _PRIVATE or not (top.isalpha() or top.startswith("xn--")):
         return None

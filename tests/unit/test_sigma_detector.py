@@ -204,3 +204,13 @@ def test_a_digest_that_is_none_is_refused(tmp_path: Path, digest: str) -> None:
     (tmp_path / "rule.yml").write_text(RULE)
     with pytest.raises(ConfigError, match="digest must be sha256"):
         build("rules", {"path": str(tmp_path), "digest": digest}, None)
+
+
+def test_explanations_of_kinds_long_gone_are_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rules.detector._MOST_REASONS", 4)
+    detector = make(tmp_path, RULE)
+    for number in range(20):
+        kind = Kind("windows", (*WINDOWS.constants, ("labels.site", str(number))), WINDOWS.renames, WINDOWS.prefix)
+        (finding,) = detector.detect(batch([EVENT], kind), STATE)
+        assert len(finding.explanation.factors) == 3
+        assert len(detector._why) <= 4
