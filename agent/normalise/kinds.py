@@ -120,11 +120,10 @@ class Route:
 
     def _group(self, key: tuple[Any, ...]) -> Group:
         identity = self._named(key)
-        product = self.mapping.product(identity)
         too_long = any(len(value) > LONGEST_CONSTANT for value in identity.values())
-        if too_long or not self._budget.take(product.declared):
+        if too_long or not self._budget.take(self.mapping.declares(identity)):
             return self._overflowing()
-        group = self._groups[key] = self._plan(identity, product)
+        group = self._groups[key] = self._plan(identity, self.mapping.product(identity))
         return group
 
     def _overflowing(self) -> Group:

@@ -212,7 +212,6 @@ class Layer:
 class Product:
     """All that holds for one kind of event: the layers that apply, merged."""
 
-    declared: bool
     constants: Mapping[str, tuple[str, ...]]
     renames: Mapping[str, str]
     fields: Mapping[str, tuple[Expression, ...]]
@@ -246,17 +245,19 @@ class MappingFile:
         renames = {native: ecs for native, ecs in self.identity.items() if ecs}
         aliases: dict[str, str] = {}
         fields: dict[str, tuple[Expression, ...]] = {}
-        declared = False
         for layer in self._applying(identity):
             taken = {*layer.renames.values(), *layer.fields}
             renames = {native: ecs for native, ecs in renames.items() if ecs not in taken} | dict(layer.renames)
             fields = {ecs: found for ecs, found in fields.items() if ecs not in taken} | dict(layer.fields)
-            declared |= layer.declared
             constants = {name: values for name, values in constants.items() if name not in taken}
             constants.update(layer.constants)
             aliases.update(layer.aliases)
         moved = {ecs: (Expression(native, catalogue().converter(ecs), moves=True),) for native, ecs in renames.items()}
-        return Product(declared, constants, {**aliases, **renames}, {**moved, **fields})
+        return Product(constants, {**aliases, **renames}, {**moved, **fields})
+
+    def declares(self, identity: Mapping[str, str]) -> bool:
+        """Say whether the mapping knows such events: cheap, since past the cap on kinds each event is asked for."""
+        return any(layer.declared for layer in self._applying(identity))
 
     @cached_property
     def timed(self) -> frozenset[str]:

@@ -86,9 +86,9 @@ def test_a_broken_step_is_refused(spec: str) -> None:
 
 def test_layers_hold_only_for_their_identity() -> None:
     """Other events keep what holds for all."""
-    product = layered().product({"id": "8"})
-    assert not product.declared
-    assert product.renames["B"] == "process.executable"
+    mapping = layered()
+    assert mapping.product({"id": "8"}).renames["B"] == "process.executable"
+    assert not mapping.declares({"id": "8"})
 
 
 def products(mapping: MappingFile) -> list[tuple[Kind, dict[str, str]]]:
