@@ -13,9 +13,10 @@ from contextlib import suppress
 from functools import lru_cache
 from itertools import islice
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 Payload: TypeAlias = Callable[[str], Mapping[str, Any]]
+_T = TypeVar("_T")
 
 MOST_PAIRS = 500
 _SHORT = 16_384
@@ -118,13 +119,20 @@ def _by_blanks(text: str) -> tuple[list[str], list[str]] | None:
     return keys, [*map(_FIRST, rows[1:]), *([last] if rows else [])]
 
 
+def _keep(known: dict[str, _T], text: str, what: _T) -> None:
+    """Remember what a short text is; where there are too many, those that come again are soon back."""
+    if len(text) <= _LONGEST_NAME:
+        if len(known) >= _MOST_NAMES:
+            known.clear()
+        known[text] = what
+
+
 class _CefKeys(dict[str, bool]):
     """Text -> whether it is a key of CEF."""
 
     def __missing__(self, text: str) -> bool:
         is_key = _CEF_KEY.fullmatch(f"{text}=") is not None
-        if len(self) < _MOST_NAMES and len(text) <= _LONGEST_NAME:
-            self[text] = is_key
+        _keep(self, text, is_key)
         return is_key
 
 
@@ -308,8 +316,7 @@ class _Names(dict[str, str]):
     def __missing__(self, text: str) -> str:
         found = _NAME_BEFORE.search(text[-_LONGEST_NAME:])
         name = _key(found[1]) if found else ""
-        if len(self) < _MOST_NAMES and len(text) <= _LONGEST_NAME:
-            self[text] = name
+        _keep(self, text, name)
         return name
 
 

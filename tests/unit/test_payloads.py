@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.normalise import payloads
 from agent.normalise.payloads import MOST_PAIRS, PAYLOADS
 
 
@@ -86,3 +87,17 @@ def test_its_time_grows_with_its_length_alone(kind: str, part: str) -> None:
     begin = time.process_time()
     PAYLOADS[kind](text)
     assert time.process_time() - begin < 5
+
+
+def test_texts_that_never_come_again_do_not_crowd_out_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is remembered begins anew when it is full: a flood of odd texts makes no other sender slow for good."""
+    monkeypatch.setattr(payloads, "_MOST_NAMES", 8)
+    for number in range(100):
+        payloads._structured(f'[odd{number}="1"]')
+        payloads._cef(f"CEF:0|a|b|1|c|d|1|odd{number}=1")
+        assert len(payloads._NAMES) <= 8
+        assert len(payloads._CEF_KEYS) <= 8
+    assert payloads._structured('[user="ann"]') == {"user": "ann"}
+    payloads._cef("CEF:0|a|b|1|c|d|1|src=1.2.3.4")
+    assert " [user=" in payloads._NAMES
+    assert "src" in payloads._CEF_KEYS
