@@ -218,13 +218,13 @@ def with_names(value: Any, path: Path) -> Any:
         if path:
             items = [with_names(item, path) for item in value]
             return items[0] if len(items) == 1 else items
-        return _named(value)
+        return _by_name(value)
     if path and value.__class__ is dict and path[0] in value:
         return {**value, path[0]: with_names(value[path[0]], path[1:])}
     return value
 
 
-def _named(items: list[Any]) -> Any:
+def _by_name(items: list[Any]) -> Any:
     """Return *items* as one object, if each is one with a name; of what else an item holds, the first."""
     try:
         names = list(map(_NAME, items))

@@ -32,7 +32,7 @@ _NAME_BEFORE = re.compile(r"[\s;\[]([A-Za-z_][\w.-]{0,99}+)[=:]\Z")
 _LONGEST_NAME = 102
 _MOST_NAMES = 4_096
 _ESCAPED = re.compile(r'\\(["\\\]])')
-_LETTER = itemgetter(1)
+_SECOND = itemgetter(1)
 _FIRST = itemgetter(0)
 _LAST = itemgetter(2)
 _ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
@@ -114,7 +114,7 @@ def _by_blanks(text: str) -> tuple[list[str], list[str]] | None:
         return None
     rows = [head.rpartition(" ") for head in heads]
     keys = list(map(_LAST, rows))
-    if not all(map(_LETTER, rows[1:])) or not all(map(_CEF_KEYS.__getitem__, keys)):
+    if not all(map(_SECOND, rows[1:])) or not all(map(_CEF_KEYS.__getitem__, keys)):
         return None
     return keys, [*map(_FIRST, rows[1:]), *([last] if rows else [])]
 
@@ -324,7 +324,7 @@ _NAMES = _Names()
 
 
 def _unescaped(value: str) -> str:
-    return _ESCAPED.sub(_LETTER, value) if "\\" in value else value
+    return _ESCAPED.sub(_SECOND, value) if "\\" in value else value
 
 
 @lru_cache(maxsize=_MOST_NAMES)
