@@ -14,6 +14,11 @@ Text names the place, what was expected, what was found and the way out.
 
 from __future__ import annotations
 
+import errno
+
+FULL_DISK_S = 2.0
+"""How long until a full disk is worth another try: no other side is spared by waiting longer."""
+
 
 class VedetteError(Exception):
     """Root of all errors that Vedette raises on purpose."""
@@ -49,3 +54,8 @@ class TrustError(VedetteError):
 
 class AccessDenied(VedetteError):
     """The principal's roles do not allow the action."""
+
+
+def full_disk_s(error: OSError) -> float | None:
+    """Return `FULL_DISK_S` if *error* says that a disk or a quota is full, else None."""
+    return FULL_DISK_S if error.errno in (errno.ENOSPC, errno.EDQUOT) else None

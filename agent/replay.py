@@ -94,7 +94,7 @@ class Replay:
                     failures += 1
                     if failures >= PATIENCE:
                         raise
-                    self.stopped.wait(backoff(failures, error.retry_after))
+                    self.stopped.wait(backoff(failures, error))
                     continue
                 failures = 0
                 self.read += len(records)

@@ -352,7 +352,7 @@ class Workers:
             runner.failures += 1
             if self._once and (runner.failures >= ONCE_PATIENCE or not isinstance(error, RetryableError | OSError)):
                 raise
-            return runner.degrade(str(error), backoff(runner.failures, getattr(error, "retry_after", None)))
+            return runner.degrade(str(error), backoff(runner.failures, error))
         except Exception as error:  # a fault of ours or a plug-in's must not take the other streams down
             if self._once:
                 raise
@@ -399,7 +399,7 @@ class Workers:
                         log.warning("sink waits", sink=sink.id, reason=str(error))
                     else:
                         log.exception("sink failed", sink=sink.id)
-                    self._end.wait(backoff(failures, getattr(error, "retry_after", None)))
+                    self._end.wait(backoff(failures, error))
                     continue
                 if not offered:
                     self._wake.wait(IDLE_S)

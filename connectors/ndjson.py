@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent.errors import ConfigError, RecordError
+from agent.errors import ConfigError, RecordError, full_disk_s
 from agent.model import DELIVERED, Document, Outcome
 from agent.ports import Connector
 from connectors._options import parse
@@ -157,7 +157,7 @@ def line_of(document: Document) -> bytes:
 
 
 def _later(error: OSError) -> Outcome:
-    return Outcome("retryable", f"cannot write: {error.strerror or error}")
+    return Outcome("retryable", f"cannot write: {error.strerror or error}", full_disk_s(error))
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -22,7 +22,7 @@ import orjson
 from agent.audit import Action, Entry
 from agent.audit.copy import of_checkpoint, of_leaf
 from agent.audit.leaf import batch, member
-from agent.errors import ConfigError, RetryableError, VedetteError
+from agent.errors import FULL_DISK_S, ConfigError, RetryableError, VedetteError, full_disk_s
 from agent.model import SECOND, Alert, Cursor, DeadLetter, Outcome, Revision, Timestamp, digest
 from agent.state import Changes, State, StoredDelta, StoredPart
 from agent.store.auditlog import AuditLog
@@ -308,7 +308,8 @@ class Store:
         except apsw.Error as second:
             error = second
         if isinstance(error, apsw.FullError):
-            return RetryableError(f"no space left in {self.folder}: nothing was stored; free space, work goes on then")
+            message = f"no space left in {self.folder}: nothing was stored; free space, work goes on then"
+            return RetryableError(message, FULL_DISK_S)
         self._broken = StoreBroken(f"store {self.folder / DATABASE}: {error}; ending, to recover at the next start")
         return self._broken
 
@@ -523,7 +524,7 @@ def _settle(connection: apsw.Connection, sink: str, answers: Sequence[tuple[Wait
         else:
             connection.execute(
                 "UPDATE outbox SET attempts = attempts + 1, not_before = ? WHERE number = ?",
-                (now + int(backoff(item.attempts, outcome.retry_after) * SECOND), item.number),
+                (now + int(backoff(item.attempts, outcome) * SECOND), item.number),
             )
             counts["retried"] += 1
     _add(connection, sink, counts)
@@ -546,10 +547,14 @@ def _prune(connection: apsw.Connection, before: Timestamp, max_bytes: int) -> li
     return gone
 
 
-def backoff(attempts: int, retry_after: float | None = None) -> float:
-    """Return seconds to wait before the next try: what the other side asked for, else doubling with full jitter."""
-    if retry_after is not None:
-        return min(retry_after, _PATIENCE_S)
+def backoff(attempts: int, error: Exception | Outcome | None = None) -> float:
+    """Return seconds to wait before the next try after *error*, of which there were *attempts* in a row.
+
+    What the other side asked for; shortly where a disk is full; else doubling with full jitter.
+    """
+    asked = full_disk_s(error) if isinstance(error, OSError) else getattr(error, "retry_after", None)
+    if asked is not None:
+        return min(asked, _PATIENCE_S)
     return random.uniform(0.1, min(_BACKOFF_CAP_S, 2.0 ** min(attempts, 16)))  # noqa: S311
 
 

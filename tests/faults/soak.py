@@ -585,8 +585,8 @@ class Soak:
                 ("SIEM gone, clock ahead then back", lambda: self._gone_meanwhile(clock)),
             ]
 
-    def run(self, show: bool) -> bool:
-        """Strike one fault after another until the time is over; False if it does not recover from one."""
+    def run(self) -> bool:
+        """Strike one fault after another until the time is over, and say how each went; False if one lasts."""
         begun = time.monotonic()
         end = begun + 60 * self._plan.minutes
         time.sleep(self._plan.warm_up_s)
@@ -594,8 +594,7 @@ class Soak:
         while True:
             number, (name, strike) = next(faults)
             self._strike(name, strike)
-            if show:
-                self._tell(time.monotonic() - begun)
+            self._tell(time.monotonic() - begun)
             if self.result.faults[-1].recovery_s >= GIVE_UP_S:
                 return False
             if number >= len(self.faults) and time.monotonic() >= end:
@@ -706,7 +705,7 @@ class Soak:
     def _tell(self, seconds: float) -> None:
         last = self.result.faults[-1]
         print(f"{seconds:6.0f} s  {self._writer.lines:>9,} lines  {last.name:<32} {last.seconds:5.1f} s, "
-              f"recovered in {last.recovery_s:4.1f} s", file=sys.stderr)  # fmt: skip
+              f"recovered in {last.recovery_s:4.1f} s", file=sys.stderr, flush=True)  # fmt: skip
 
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -748,7 +747,7 @@ def judge_trends(trends: Mapping[str, Trend], seconds: float) -> Iterator[str]:
         yield f"memory grew by {memory.growth} MB ({memory.an_hour} MB an hour)"
 
 
-def run(folder: Path, plan: Plan, *, server: str = "", show: bool = False) -> Result:
+def run(folder: Path, plan: Plan, *, server: str = "") -> Result:
     """Run the soak in *folder*, which is empty, against a fake SIEM or a real *server* (``elasticsearch:8``)."""
     skipped: list[str] = []
     with ExitStack() as stack:
@@ -780,7 +779,7 @@ def run(folder: Path, plan: Plan, *, server: str = "", show: bool = False) -> Re
         stack.callback(sampler.stop)
         soak = Soak(plan, daemon, writer, {"siem": place, "ndjson": Ndjson(daemon.out)}, proxy, clock, disk)
         begun = time.monotonic()
-        recovered = soak.run(show)
+        recovered = soak.run()
         writer.stop()
         result = soak.result
         if recovered:
@@ -886,7 +885,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the file system is unmounted then
     plan = SHORT if given.short else Plan(given.minutes, given.rate, seed=given.seed)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(Path(folder), plan, server=given.server, show=sys.stderr.isatty())
+        result = run(Path(folder), plan, server=given.server)
     print(table(result))
     if given.json:
         given.json.write_text(report(result))
