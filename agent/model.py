@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -172,8 +172,9 @@ class Dictionary:
             return code
 
     def __init__(self) -> None:
-        self.values: list[Value] = []
-        self._codes = Dictionary._Codes(self.values)
+        values: list[Value] = []
+        self.values: Sequence[Value] = values
+        self._codes = Dictionary._Codes(values)
 
     def encode(self, values: Iterable[Value]) -> list[int]:
         """Return one code a value; new values get the next codes."""
@@ -186,6 +187,34 @@ class Dictionary:
     @property
     def full(self) -> bool:
         return len(self.values) >= self.CAP
+
+
+class Originals(Dictionary):
+    """Records as they came, each with a code of its own, one batch long: a text is made of one when it is asked for."""
+
+    class _Texts(Sequence[Value]):
+        def __init__(self, records: Sequence[bytes | Value]) -> None:
+            self._records = records
+
+        def __len__(self) -> int:
+            return len(self._records)
+
+        @overload
+        def __getitem__(self, place: int) -> Value: ...
+        @overload
+        def __getitem__(self, place: slice) -> Sequence[Value]: ...
+        def __getitem__(self, place: int | slice) -> Value | Sequence[Value]:
+            if isinstance(place, slice):
+                return [self[number] for number in range(*place.indices(len(self)))]
+            record = self._records[place]
+            return record.decode("utf-8", "replace") if isinstance(record, bytes) else record
+
+    __slots__ = ("records",)
+
+    def __init__(self, records: Sequence[bytes | Value]) -> None:
+        super().__init__()
+        self.records = records
+        self.values = Originals._Texts(records)
 
 
 class PerValue(Generic[T]):

@@ -74,7 +74,7 @@ def fetches(source: Source, fields: frozenset[str] = frozenset()) -> Iterator[Re
                     raise
                 from agent.store.sqlite import backoff
 
-                time.sleep(backoff(failures, error.retry_after))
+                time.sleep(backoff(failures, error))
                 continue
             cursor, failures = records.cursor, 0
             yield records

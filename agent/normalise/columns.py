@@ -200,7 +200,7 @@ class Columns:
         self._rows = rows
         self.codes: dict[str, NDArray[np.int32]] = {}
 
-    def put(self, name: str, rows: NDArray[np.intp], codes: Sequence[int] | int) -> None:
+    def put(self, name: str, rows: NDArray[np.intp], codes: Sequence[int] | NDArray[np.integer[Any]] | int) -> None:
         column = self.codes.get(name)
         if column is None:
             column = self.codes[name] = np.full(self._rows, ABSENT, np.int32)

@@ -52,7 +52,12 @@ def decode_each(raws: Sequence[Raw], read: Callable[[bytes], dict[str, Any]]) ->
 
 def text_of(raw: Raw) -> str:
     """Return a record as text, whatever it is: undecodable bytes are replaced."""
-    return (raw if isinstance(raw, bytes) else dump(raw)).decode("utf-8", "replace")
+    return bytes_of(raw).decode("utf-8", "replace")
+
+
+def bytes_of(raw: Raw) -> bytes:
+    """Return a record as it came, of one that came decoded its JSON."""
+    return raw if isinstance(raw, bytes) else dump(raw)
 
 
 def original_of(format: str, raw: Raw) -> str | None:

@@ -16,11 +16,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import RecordError
-from agent.model import DOCUMENT, NO_TIME, SECOND, UNPARSED, Batch, Chunk, Column, DeadLetter, Kind, Records, Timestamp
+from agent.model import (
+    DOCUMENT,
+    NO_TIME,
+    SECOND,
+    UNPARSED,
+    Batch,
+    Chunk,
+    Column,
+    DeadLetter,
+    Dictionary,
+    Kind,
+    Originals,
+    Records,
+    Timestamp,
+    Value,
+)
 from agent.normalise import clock
 from agent.normalise.catalogue import Converter
-from agent.normalise.columns import ABSENT, Columns, Frame, Pool
-from agent.normalise.decode import Decoded, Raw, decode_each, decode_json, dump, text_of
+from agent.normalise.columns import ABSENT, Columns, Frame, Pool, encode
+from agent.normalise.decode import Decoded, Raw, bytes_of, decode_each, decode_json
 from agent.normalise.document import Plan
 from agent.normalise.kinds import (
     LONGEST_CONSTANT,
@@ -218,7 +233,7 @@ class Normaliser:
             if group.wants_original and format == DOCUMENT:
                 pile.originals += Frame(found).column(_KEPT_ORIGINAL)
             elif group.wants_original:
-                pile.originals += [text_of(raws[place]) for place in members]
+                pile.originals += [bytes_of(raws[place]) for place in members]
 
     def _look_again(self, format: str, decoded: list[Any], raws: Sequence[Raw], places: list[int]) -> None:
         """Decode the records at *places* whole."""
@@ -247,9 +262,9 @@ class Normaliser:
         return decode_each(raws, line_reader(format, as_of, self._patterns))
 
     def _quarantine(self, work: _Work, row: int, raw: Raw, reason: str) -> None:
-        data = raw if isinstance(raw, bytes) else dump(raw)
+        data = bytes_of(raw)
         letter = DeadLetter(work.records.reference(row), reason, data, work.records.as_of)
-        work.unparsed(row, self._unparsed, text_of(raw) if self._unparsed_original else None, letter)
+        work.unparsed(row, self._unparsed, data if self._unparsed_original else None, letter)
 
 
 def _refused(zone: str) -> str:
@@ -290,6 +305,7 @@ class _Work:
         self._columns = Columns(rows)
         self._kind = np.zeros(rows, np.int32)
         self._kinds: dict[Kind, int] = {}
+        self._originals: list[bytes | Value] = []
         self._counts: Counter[str] = Counter()
         self._piles: dict[Group, _Pile] = {}
         self._waiting = 0
@@ -306,12 +322,12 @@ class _Work:
             found = self._piles[group] = _Pile(group)
         return found
 
-    def unparsed(self, row: int, kind: Kind, original: str | None, letter: DeadLetter) -> None:
+    def unparsed(self, row: int, kind: Kind, original: bytes | None, letter: DeadLetter) -> None:
         self.dead.append(letter)
         rows = np.array([row])
         self._set_kind(rows, kind)
         if original is not None:
-            self._columns.put(ORIGINAL, rows, self._pool.coder(ORIGINAL, TEXT).codes([original]))
+            self._put_originals(rows, [original])
 
     def took(self, records: int) -> None:
         """Read what waits once it is enough, *records* more than before."""
@@ -338,7 +354,19 @@ class _Work:
         for name, sources in group.sources:
             self._columns.put(name, rows, self._codes(name, sources, pile))
         if group.wants_original:
-            self._columns.put(ORIGINAL, rows, self._pool.coder(ORIGINAL, TEXT).codes(pile.originals))
+            self._put_originals(rows, pile.originals)
+
+    def _put_originals(self, rows: NDArray[np.intp], found: Sequence[Any]) -> None:
+        """Write `event.original`: what a stored document kept may be anything, records are bytes."""
+        if any(one.__class__ is not bytes for one in found):
+            kept = Dictionary()
+            codes = np.array([encode(one, kept, TEXT) for one in found])
+            codes[codes >= 0] += len(self._originals)
+            self._originals += kept.values
+        else:
+            codes = np.arange(len(self._originals), len(self._originals) + len(found))
+            self._originals += found
+        self._columns.put(ORIGINAL, rows, codes)
 
     def _codes(self, name: str, sources: Iterable[tuple[int, Converter]], pile: _Pile) -> list[int]:
         """Code the first source, and from the others what it lacks; wrong is only what has no right alternative."""
@@ -369,12 +397,15 @@ class _Work:
             kinds=tuple(self._kinds),
             kind=self._kind,
             time=np.where(untimed, self.records.as_of, time),
-            columns={name: Column(codes, self._pool.dictionary(name)) for name, codes in self._columns.codes.items()},
+            columns={name: Column(codes, self._dictionary(name)) for name, codes in self._columns.codes.items()},
             high=high,
             future=future,
         )
         counts = {name: number for name, number in self._counts.items() if number}
         return Normalised(batch, tuple(self.dead), marks, counts)
+
+    def _dictionary(self, name: str) -> Dictionary:
+        return Originals(self._originals) if name == ORIGINAL else self._pool.dictionary(name)
 
     def _highs(
         self, moving: NDArray[np.int64], marks: Mapping[str, Timestamp]

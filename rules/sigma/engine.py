@@ -20,7 +20,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from agent.model import UNPARSED, Batch, Column, Dictionary, Kind, Scalar, Value, distinct
+from agent.model import UNPARSED, Batch, Column, Dictionary, Kind, Originals, Scalar, Value, distinct
 from rules.sigma import logsource
 from rules.sigma.parse import Expression, Rule
 from rules.sigma.predicate import Predicate, compare_fields, predicate, texts
@@ -469,7 +469,7 @@ class _Gate:
         forms = {form for text in literals for form in (text.encode(), orjson.dumps(text)[1:-1].lower())}
         otherwise = [form for form in self._OTHERWISE if form != b"\\/" or any(b"/" in text for text in forms)]
         used = {byte | 0x20 for form in (*forms, *otherwise) for byte in form}
-        self._separator = next(chr(code) for code in range(0x20) if code | 0x20 not in used)
+        self._separator = next(bytes([code]) for code in range(0x20) if code | 0x20 not in used)
         # two automata, because long literals are sought seven times as fast without the short forms among them
         self._searches = [self._searcher(forms), self._searcher(otherwise)]
 
@@ -482,16 +482,14 @@ class _Gate:
     def _fold(data: bytes) -> NDArray[np.uint8]:
         return np.frombuffer(data, np.uint8) | np.uint8(0x20)
 
-    def __call__(self, codes: list[int], values: Sequence[Value]) -> list[int]:
+    def __call__(self, codes: list[int], values: Sequence[bytes | Value]) -> list[int]:
         taken = [values[code] for code in codes]
-        parts = [value if isinstance(value, str) else "\n".join(texts(value)) for value in taken]
-        joined = self._separator.join(parts)
-        data = self._fold(joined.encode("utf-8", "replace")).data
+        parts = [one if isinstance(one, bytes) else "\n".join(texts(one)).encode("utf-8", "replace") for one in taken]
+        data = self._fold(self._separator.join(parts)).data
         hits = [start for search in self._searches for _, start, _ in search(data)]
         if not hits:
             return []
-        lengths = map(len, parts) if joined.isascii() else (len(part.encode("utf-8", "replace")) for part in parts)
-        starts = np.cumsum([0, *(length + 1 for length in lengths)])
+        starts = np.cumsum([0, *(len(part) + 1 for part in parts)])
         places = np.searchsorted(starts, hits, side="right") - 1
         return [codes[place] for place in distinct(places).tolist()]
 
@@ -543,12 +541,12 @@ class _Index:
         if len(unknown):
             values = column.dictionary.values
             known[unknown] = 0
-            for code in self._worth_a_look(unknown.tolist(), values):
+            for code in self._worth_a_look(unknown.tolist(), column.dictionary):
                 known[code] = self._number(values[code])
             numbers = known[codes]
         return numbers, self._groups
 
-    def _worth_a_look(self, codes: list[int], values: Sequence[Value]) -> list[int]:
+    def _worth_a_look(self, codes: list[int], dictionary: Dictionary) -> list[int]:
         """Return the codes whose values may pass a test: for raw text, what could hold a literal before decoding it.
 
         Looking for the first of few literals is several times faster than looking for all of them.
@@ -557,6 +555,7 @@ class _Index:
             return codes
         if self._gate is None:
             self._gate = _Gate(self._within)
+        values = dictionary.records if isinstance(dictionary, Originals) else dictionary.values
         slices = (codes[start : start + _Gate.TOGETHER] for start in range(0, len(codes), _Gate.TOGETHER))
         return [code for each in slices for code in self._gate(each, values)]
 
