@@ -105,14 +105,17 @@ def main() -> None:
 def start() -> None:
     """Entry point of the process: `main`, but a scan ends at once.
 
-    To take apart all that it holds, piece by piece, would be a tenth of its work.
+    To take apart all that it holds, piece by piece, would be a tenth of its work. Nor does it multiply matrices:
+    threads that wait for one would spin.
     """
+    if is_scan := sys.argv[1:2] == ["scan"]:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code: int | str | None = 0
     try:
         main()
     except SystemExit as ended:
         code = ended.code
-    if sys.argv[1:2] != ["scan"] or isinstance(code, str):
+    if not is_scan or isinstance(code, str):
         sys.exit(code)
     with suppress(OSError, ValueError):  # whoever read it may be gone
         sys.stdout.flush()

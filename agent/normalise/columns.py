@@ -66,6 +66,16 @@ class Frame:
                 break
         return values
 
+    def value(self, paths: Paths | Joint) -> Any:
+        """Return what `column` does, of the only record."""
+        if isinstance(paths, Joint):
+            row = tuple(map(self.value, paths.fields))
+            return row if any(value is not None for value in row) else None
+        for path in paths:
+            if (found := self.section(path[:-1])[0].get(path[-1])) is not None:
+                return found
+        return None
+
 
 def _first_object(section: Mapping[str, Any]) -> Any:
     return next((value for value in section.values() if value.__class__ is dict), None)

@@ -62,8 +62,8 @@ def bytes_of(raw: Raw) -> bytes:
 
 def original_of(format: str, raw: Raw) -> str | None:
     """Return the event as it was before anybody read it: the record itself, of a stored document what it kept."""
-    record = _load(raw)
-    if format != DOCUMENT or record.__class__ is not dict:
+    record = _load(raw) if format == DOCUMENT else None
+    if record.__class__ is not dict:
         return text_of(raw)
     event = record.get("event")
     kept = event.get("original") if event.__class__ is dict else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import re2
 
@@ -31,6 +31,24 @@ _LONGEST_NAME = 1_024
 _UNNAMED = re2.compile(r"[.\s]")
 
 
+class _Spot(NamedTuple):
+    """Where a field stands in a document, and what it may hold."""
+
+    parents: tuple[str, ...]
+    last: str
+    legal: bool
+    array: bool
+    allowed: frozenset[str]
+
+
+@lru_cache(8192)
+def _spot(name: str) -> _Spot:
+    *parents, last = parts = name.split(".")
+    field = catalogue().fields.get(name)
+    allowed = catalogue().allowed.get(name, frozenset())
+    return _Spot(tuple(parents), last, all(map(_is_readable, parts)), bool(field and field.array), allowed)
+
+
 class _Document:
     """A nested document under construction."""
 
@@ -39,27 +57,32 @@ class _Document:
 
     def put(self, name: str, value: Any) -> bool:
         """Set the field *name* unless its place is taken; say whether it holds the value now."""
-        *parents, last = name.split(".")
-        if not _legal(name):
+        return len(name) <= _LONGEST_NAME and self._put(_spot(name), value)
+
+    def put_typed(self, name: str, value: Value | None) -> bool:
+        """Set an ECS field as its type and its closed list allow."""
+        if value is None or len(name) > _LONGEST_NAME:
+            return False
+        spot = _spot(name)
+        if not (spot.array or spot.allowed or isinstance(value, tuple)):
+            return self._put(spot, value)
+        values = list(value) if isinstance(value, tuple) else [value]
+        if spot.allowed:
+            values = [item for item in values if item in spot.allowed]
+        if not values:
+            return False
+        return self._put(spot, values[0] if len(values) == 1 and not spot.array else values)
+
+    def _put(self, spot: _Spot, value: Any) -> bool:
+        if not spot.legal:
             return False
         place = self.root
-        for part in parents:
+        for part in spot.parents:
             inner = place.setdefault(part, {})
             if inner.__class__ is not dict:
                 return False
             place = inner
-        return bool(place.setdefault(last, value) is value)
-
-    def put_typed(self, name: str, value: Value | None) -> bool:
-        """Set an ECS field as its type and its closed list allow."""
-        field = catalogue().fields.get(name)
-        values = [] if value is None else list(value) if isinstance(value, tuple) else [value]
-        if allowed := catalogue().allowed.get(name):
-            values = [item for item in values if item in allowed]
-        if not values:
-            return False
-        single = len(values) == 1 and not (field and field.array)
-        return self.put(name, values[0] if single else values)
+        return bool(place.setdefault(spot.last, value) is value)
 
     def part(self, name: str) -> None:
         """Make the object *name*, whose fields are lists of one length, a list of objects."""
@@ -75,7 +98,8 @@ class _Document:
 
     def get(self, name: str) -> list[Any]:
         place: Any = self.root
-        for part in name.split("."):
+        spot = _spot(name)
+        for part in (*spot.parents, spot.last):
             place = place.get(part) if place.__class__ is dict else None
         return place if isinstance(place, list) else [] if place is None else [place]
 
@@ -118,7 +142,7 @@ class Plan:
         for name in self._parted:
             document.part(name)
         if shape.message:
-            document.put_typed("message", _converted(TEXT, frame.column(shape.message)[0]))
+            document.put_typed("message", _converted(TEXT, frame.value(shape.message)))
         if not shape.ecs:
             _leftovers(document, mapping, shape, frame, moved, self._headers)
         _relate(document, mapping.related or _RELATED, mapping.absent)
@@ -134,7 +158,7 @@ def _fill(
 ) -> Expression | None:
     """Set *name* from the first alternative that gives a value; return it if the field holds that."""
     for item, source in alternatives:
-        raw = frame.column(source)[0]
+        raw = frame.value(source)
         if raw is None:
             continue
         value = _converted(item.convert, raw)
@@ -185,7 +209,7 @@ def _leftovers(
 
 def _keep_whole(document: _Document, mapping: MappingFile, native: str, shape: Shape, frame: Frame) -> bool:
     """Put the object or list *native* at its place as it is; say whether it is there."""
-    value = frame.column(shape.paths(native))[0]
+    value = frame.value(shape.paths(native))
     if value.__class__ is list and value:
         value = _by_name(value) or value
     return value.__class__ in (dict, list) and value != {} and document.put(mapping.sections[native], _plain(value))
@@ -233,12 +257,11 @@ def _lists_of_objects() -> frozenset[str]:
 
 
 def _legal(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and _is_readable(name)
+    return len(name) <= _LONGEST_NAME and _spot(name).legal
 
 
-@lru_cache(8192)
-def _is_readable(name: str) -> bool:
-    return all(part and part.isprintable() and part.strip() for part in name.split("."))
+def _is_readable(part: str) -> bool:
+    return bool(part and part.isprintable() and part.strip())
 
 
 def _relate(document: _Document, related: Mapping[str, tuple[str, ...]], absent: frozenset[str]) -> None:

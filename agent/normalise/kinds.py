@@ -185,10 +185,10 @@ def _at(record: dict[str, Any], path: Sequence[str]) -> Any:
 def _unwrapped(shape: Shape, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the record that lies in *record* as text, with the fields that the shape names beside its own."""
     frame = Frame([record])
-    inner = _written(frame.column((shape.inside,))[0])
+    inner = _written(frame.value((shape.inside,)))
     if inner is None:
         return None
-    beside = ((native, frame.column(paths)[0]) for native, paths in shape.names.items())
+    beside = ((native, frame.value(paths)) for native, paths in shape.names.items())
     return {**{native: value for native, value in beside if value is not None}, **inner}
 
 

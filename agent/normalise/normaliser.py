@@ -151,7 +151,7 @@ class Normaliser:
             raise record
         route, record = self._route(format, record)
         frame = Frame([record])
-        time = clock.parse(frame.column(route.shape.time)[0])
+        time = clock.parse(frame.value(route.shape.time))
         timed = time != NO_TIME
         document = self._plan(route, route.named(frame)).build(frame, time if timed else as_of)
         return Whole(route.mapping, document, timed)
