@@ -63,10 +63,10 @@ class Correlation(About):
     group_by: tuple[str, ...]
     fields: tuple[tuple[str, ...], ...]
     timespan: int
-    bounds: tuple[tuple[str, float], ...] = ()
+    bounds: tuple[tuple[str, int | float], ...] = ()
     expression: Expression = field(default_factory=list)
     values: tuple[str, ...] = ()
-    percentile: float = 0.0
+    percentile: int | float = 0
     generate: bool = False
 
     @property

@@ -7,6 +7,7 @@ Archives are bounded in members and bytes; what cannot be read as YAML is return
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -170,7 +171,11 @@ class _Loader(yaml.CSafeLoader):
         if len(node.value) > _LONGEST_NUMBER:
             problem = f"a number may have at most {_LONGEST_NUMBER} digits; write it in quotes to make it a text"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-        return self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        number = self.construct_yaml_int(node) if node.tag.endswith(":int") else self.construct_yaml_float(node)
+        if not (-(2**63) <= number < 2**64 if isinstance(number, int) else math.isfinite(number)):
+            problem = "a number may have at most 64 bits and must be finite; write it in quotes to make it a text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -12,6 +12,7 @@ for: its condition must hold as well.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeAlias, get_args
 
+import msgspec
 import orjson
 
 from agent.errors import TrustError
@@ -110,25 +112,20 @@ def _read_cache(file: Path) -> Collection | None:
     """Return the cached collection; None, so that it is built again, if the file is absent or not as it was written."""
     try:
         check, _, body = file.read_bytes().partition(b"\n")
-        if check.decode("ascii") != digest(body.hex()):
+        if check != _checksum(body):
             return None
-        data = orjson.loads(body)
-        rules = [Rule(**{name: _tupled(name, value) for name, value in row.items()}) for row in data["rules"]]
-        correlations = [
-            Correlation(**{name: _tupled(name, value) for name, value in row.items()}) for row in data["correlations"]
-        ]
-        return Collection(rules, correlations, data["refused"], data["remarks"], data["filters"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return msgspec.json.decode(body, type=Collection)
+    except (OSError, msgspec.MsgspecError):
         return None
 
 
 def _write_cache(file: Path, collection: Collection) -> None:
-    body = orjson.dumps(collection)
+    body = msgspec.json.encode(collection)
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{secrets.token_hex(8)}")  # nobody can have laid a link there
     try:
         with fresh.open("xb") as stream:
-            stream.write(digest(body.hex()).encode() + b"\n" + body)
+            stream.write(_checksum(body) + b"\n" + body)
             stream.flush()
             os.fsync(stream.fileno())
         fresh.replace(file)
@@ -136,11 +133,8 @@ def _write_cache(file: Path, collection: Collection) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def _tupled(name: str, value: Any) -> Any:
-    """Return *value* as a rule or correlation holds it: JSON has lists for tuples."""
-    if name in ("expression", "condition") or not isinstance(value, list):
-        return value
-    return tuple(_tupled(name, each) for each in value)
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode()
 
 
 def compile_files(files: Sequence[tuple[str, bytes]]) -> Collection:

@@ -59,6 +59,9 @@ def test_a_rule_keeps_what_an_alert_must_say() -> None:
         ("a: &a [x]\n? *a\n: b\n", "0.yml:1:1: not valid YAML"),
         ("title: t\ndetection: 3\nlogsource: {product: windows}\n", "0.yml:1:1: "),
         ("action: nonsense\ntitle: t\n", "unknown action 'nonsense'"),
+        (rule_text("{sel: {A: 99999999999999999999}, condition: sel}"), "0.yml:4:13: not valid YAML: a number may"),
+        (rule_text(f"{{sel: {{A: {'9' * 399}}}, condition: sel}}"), "0.yml:4:13: not valid YAML: a number may"),
+        (rule_text("{sel: {A: .inf}, condition: sel}"), "must be finite; write it in quotes"),
     ],
 )
 def test_what_cannot_run_is_refused_with_its_line_and_reason(text: str, reason: str) -> None:
@@ -108,6 +111,28 @@ detection: {sel: {EventID: 3}, condition: sel}
     collection = compiled(text)
     assert [rule.logsource for rule in collection.rules] == [("windows", None, None), ("windows", None, "system")]
     assert collection.refused == ["0.yml:15:1: Sigma rule must have a title"]
+
+
+def test_the_cache_gives_what_was_compiled(tmp_path: Path) -> None:
+    """Rules and correlations of every type of value, read back; a file that was changed is not read."""
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "a.yml").write_text(
+        GOOD.replace("detection:", "tags: [attack.t1003]\nreferences: [a, b]\ndetection:")
+        + "---\n"
+        + rule_text("{sel: {A|gte: 1.5, B: [1, null, '\u263a'], C|re: 'x+'}, k: [v], condition: sel or k}")
+        + "---\ntitle: c\ncorrelation: {type: event_count, rules: 11111111-1111-4111-8111-111111111111,"
+        " group-by: [A, B], timespan: 5m, condition: {gte: 3, lt: 9}}\n"
+    )
+    compiled = load(tmp_path / "rules", tmp_path / "cache")
+    assert (len(compiled.rules), len(compiled.correlations), compiled.refused) == (2, 1, [])
+    (file,) = (tmp_path / "cache").iterdir()
+    written = file.read_bytes()
+    cached = load(tmp_path / "rules", tmp_path / "cache")
+    assert cached == compiled
+    assert repr(cached) == repr(compiled)
+    file.write_bytes(written.replace(b"Test rule", b"Best rule"))
+    assert load(tmp_path / "rules", tmp_path / "cache") == compiled
+    assert file.read_bytes() == written
 
 
 def test_two_rules_with_one_id_are_both_named() -> None:
