@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import ahocorasick_rs
 import numpy as np
@@ -53,14 +54,13 @@ class _PerLeaf(Generic[_T]):
 
     def __init__(self, function: Callable[[str, list[Any]], _T]) -> None:
         self._function = function
-        self._known: dict[tuple[str, int], tuple[list[Any], _T]] = {}
+        self._known: dict[int, tuple[str, list[Any], _T]] = {}
 
     def __call__(self, operator: str, arguments: list[Any]) -> _T:
-        key = operator, id(arguments)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = arguments, self._function(operator, arguments)
-        return known[1]
+        known = self._known.get(id(arguments))
+        if known is None or known[0] != operator:
+            known = self._known[id(arguments)] = operator, arguments, self._function(operator, arguments)
+        return known[2]
 
 
 Tests: TypeAlias = _PerLeaf[Predicate]
@@ -100,36 +100,36 @@ class Binder:
     def bind(self, condition: Expression, column: Callable[[str | None], str] | None = None) -> Bound:
         """Return *condition* over columns, folded over the kind's constants; a bool if nothing is left to look at."""
         column = column or self.column
-        match condition[0]:
-            case "is":
-                return self._bind_leaf(condition, column)
-            case "not":
-                inner = self.bind(condition[1], column)
-                return not inner if isinstance(inner, bool) else ["not", inner]
-        decisive = condition[0] == "or"
+        way, inner = condition[0], condition[1]
+        if way == "is":
+            return self._bind_leaf(condition, column)
+        if way == "not":
+            bound = self.bind(inner, column)
+            return not bound if bound is True or bound is False else ["not", bound]
+        decisive = way == "or"
         parts = []
-        for part in condition[1]:
-            bound = self.bind(part, column)
+        for part in inner:
+            bound = self._bind_leaf(part, column) if part[0] == "is" else self.bind(part, column)
             if bound is decisive:
                 return decisive
-            if not isinstance(bound, bool):
+            if bound is not (not decisive):
                 parts.append(bound)
-        return not decisive if not parts else parts[0] if len(parts) == 1 else [condition[0], parts]
+        return not decisive if not parts else parts[0] if len(parts) == 1 else [way, parts]
 
     def _bind_leaf(self, leaf: Expression, column: Callable[[str | None], str]) -> Bound:
         _, native, operator, arguments = leaf
         name = column(native)
-        if operator.startswith("field "):
+        if operator[:6] == "field ":
             return ["is", name, operator, [column(other) for other in arguments]]
-        if self._tests is None or not self._is_constant(name):
+        folds = self._folds.get(name)
+        if folds is None:
+            folds = self._folds[name] = self._tests is not None and self._is_constant(name)
+        if not folds or self._tests is None:
             return ["is", name, operator, arguments]
         return self._tests(operator, arguments)(self._kind.constant.get(name))
 
     def _is_constant(self, name: str) -> bool:
-        known = self._folds.get(name)
-        if known is None:
-            known = self._folds[name] = name in self._kind.constant or self._lacks(name)
-        return known
+        return name in self._kind.constant or self._lacks(name)
 
     def _lacks(self, name: str) -> bool:
         """Say whether events of this kind can never have the column: another vendor's, or they could not be read."""
@@ -179,10 +179,16 @@ def leaves(condition: Expression) -> Iterator[Expression]:
 def columns(condition: Bound) -> set[str]:
     """Return the columns that a bound condition looks at."""
     found: set[str] = set()
-    for leaf in () if isinstance(condition, bool) else leaves(condition):
-        found.add(leaf[1])
-        if leaf[2].startswith("field "):
-            found.update(leaf[3])
+    waiting: list[Bound] = [condition]
+    for part in waiting:
+        if isinstance(part, bool):
+            continue
+        if part[0] == "is":
+            found.add(part[1])
+            if part[2].startswith("field "):
+                found.update(part[3])
+        else:
+            waiting += [part[1]] if part[0] == "not" else part[1]
     return found
 
 
@@ -416,14 +422,16 @@ _Cost: TypeAlias = Callable[[_Clause], float]
 
 def clauses(condition: Bound, cost: _Cost) -> list[_Clause]:
     """Return lists of leaves of which each must have one that holds, wherever the condition holds."""
-    match condition:
-        case ["is", _, operator, _] if operator != "exists" and not operator.startswith("field "):
-            return [[condition]]
-        case ["and", parts]:
-            return [clause for part in parts for clause in clauses(part, cost)]
-        case ["or", parts] if all(options := [clauses(part, cost) for part in parts]):
-            return [[leaf for option in options for leaf in min(option, key=cost)]]
-    return []
+    if isinstance(condition, bool) or condition[0] == "not":
+        return []
+    if condition[0] == "is":
+        return [] if condition[2] == "exists" or condition[2].startswith("field ") else [[condition]]
+    options = [clauses(part, cost) for part in condition[1]]
+    if condition[0] == "and":
+        return list(chain.from_iterable(options))
+    if not all(options):
+        return []
+    return [[leaf for option in options for leaf in (option[0] if len(option) == 1 else min(option, key=cost))]]
 
 
 def literal(operator: str, argument: Any) -> str:
@@ -494,10 +502,19 @@ class _Gate:
         return [codes[place] for place in distinct(places).tolist()]
 
 
+class _Seek(NamedTuple):
+    """A rule is worth looking at for values that pass a test with one of the arguments; literals as in `_Sought`."""
+
+    operator: str
+    arguments: list[Any]
+    literals: list[str]
+    rule: int
+
+
 class _Index:
     """Which rules a value of one column makes worth looking at."""
 
-    def __init__(self, column: str) -> None:
+    def __init__(self, column: str, sought: Iterable[_Seek]) -> None:
         self.column = column
         self.atoms = 0
         self._equal: dict[str, list[int]] = defaultdict(list)
@@ -510,8 +527,10 @@ class _Index:
         self._numbers: dict[tuple[int, ...], int] = {(): 0}
         self._listed = 0
         self._known: WeakKeyDictionary[Dictionary, _Codes] = WeakKeyDictionary()
+        for seek in sought:
+            self._add(*seek)
 
-    def add(self, operator: str, arguments: list[Any], literals: list[str], rule: int) -> None:
+    def _add(self, operator: str, arguments: list[Any], literals: list[str], rule: int) -> None:
         """Have *rule* looked at for values that pass the test with one of *arguments*."""
         self.atoms += len(arguments)
         way = operator.removeprefix("cased ")
@@ -534,8 +553,13 @@ class _Index:
         if self._listed > _MOST_LISTED:
             self._groups, self._numbers, self._listed = [()], {(): 0}, 0
             self._known.clear()
-        known = self._table(column.dictionary)
         codes = view.codes(self.column)
+        if isinstance(column.dictionary, Originals):  # no code comes again
+            numbers = np.zeros(len(view), np.int32)
+            for code in self._worth_a_look(codes[codes >= 0].tolist(), column.dictionary):
+                numbers[codes == code] = self._number(column.dictionary.values[code])
+            return numbers, self._groups
+        known = self._table(column.dictionary)
         numbers = known[codes]
         unknown = distinct(codes[numbers < 0])
         if len(unknown):
@@ -608,13 +632,19 @@ class _Index:
                 rules.add(rule)
 
 
+_Indexes: TypeAlias = WeakValueDictionary[tuple[Any, ...], _Index]
+"""Indexes by what they seek, as long as a kind has them."""
+
+
 # --- the plan of a kind -----------------------------------------------------------------------------------------------
 
 
 class KindPlan:
     """The rules that can match events of one kind, ready to run."""
 
-    def __init__(self, kind: Kind, sources: Iterable[_Source], tests: Tests, sought: _PerLeaf[_Sought]) -> None:
+    def __init__(
+        self, kind: Kind, sources: Iterable[_Source], tests: Tests, sought: _PerLeaf[_Sought], indexes: _Indexes
+    ) -> None:
         bound = {number: condition for source in sources for number, condition in source.bind(kind, tests)}
         self.rules = len(bound)
         self.fields = frozenset(
@@ -625,12 +655,13 @@ class KindPlan:
         self._bound = bound
         self._constant = kind.constant
         self._sought = sought
+        self._indexes = indexes
 
     @cached_property
     def _looked_up(self) -> tuple[list[int], dict[str, _Index]]:
         """The rules that need no literal, and the indexes of the others' literals; made for the first event."""
         sought, scans = self._sought, []
-        indexes: dict[str, _Index] = {}
+        seeks: dict[str, list[_Seek]] = defaultdict(list)
 
         def cost(clause: _Clause) -> float:
             return sum(sought(leaf[2], leaf[3]).cost for leaf in clause)
@@ -640,12 +671,17 @@ class KindPlan:
             if not options:
                 scans.append(number)
                 continue
-            for _, column, operator, arguments in min(options, key=cost):
-                index = indexes.get(column)
-                if index is None:
-                    index = indexes[column] = _Index(column)
-                index.add(operator, arguments, sought(operator, arguments).literals, number)
-        return scans, indexes
+            for _, column, operator, arguments in options[0] if len(options) == 1 else min(options, key=cost):
+                seeks[column].append(_Seek(operator, arguments, sought(operator, arguments).literals, number))
+        return scans, {column: self._index(column, each) for column, each in seeks.items()}
+
+    def _index(self, column: str, seeks: list[_Seek]) -> _Index:
+        """Return the index for *seeks*: the one that another kind has, if it seeks the same."""
+        key = column, *((id(seek.arguments), seek.rule) for seek in seeks)
+        found = self._indexes.get(key)
+        if found is None:
+            found = self._indexes[key] = _Index(column, seeks)
+        return found
 
     @property
     def atoms(self) -> int:
@@ -703,6 +739,7 @@ class Engine:
         """Plans of kinds that somebody has asked about and that no event has had yet."""
         self._tests = _PerLeaf(predicate)
         self._sought = _PerLeaf(_sought)
+        self._indexes: _Indexes = WeakValueDictionary()
         by_source: dict[Any, list[tuple[int, Rule]]] = defaultdict(list)
         for number, rule in enumerate(self.rules):
             by_source[rule.logsource].append((number, rule))
@@ -725,7 +762,7 @@ class Engine:
         return found
 
     def _make(self, kind: Kind) -> KindPlan:
-        return KindPlan(kind, self._sources, self._tests, self._sought)
+        return KindPlan(kind, self._sources, self._tests, self._sought, self._indexes)
 
     def plan(self, kind: Kind) -> KindPlan:
         plan = self._plans.pop(kind, None)
