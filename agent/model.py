@@ -255,14 +255,16 @@ class Column:
 class Kind:
     """What sort of event a row is: the mapping that read it and the fields that are the same in all such rows.
 
-    A plan folds *constants* once for each kind. `column` says under which ECS name this kind of event holds a field of
-    its native taxonomy (Sigma's names): from *renames*, else under the vendor's *prefix*.
+    A plan folds *constants* once for each kind, and *absent*, fields that are known to be in none of its rows. `column`
+    says under which ECS name this kind of event holds a field of its native taxonomy (Sigma's names): from *renames*,
+    else under the vendor's *prefix*.
     """
 
     mapping: str
     constants: tuple[tuple[str, Value], ...] = ()
     renames: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     prefix: str = field(default="", compare=False)
+    absent: frozenset[str] = frozenset()
 
     def column(self, native: str) -> str:
         return self.renames.get(native) or self.prefix + native

@@ -5,7 +5,7 @@ A route is a mapping's shape; it sorts records into groups by their identity fie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -31,6 +31,8 @@ Identity: TypeAlias = tuple[str | None, ...]
 ORIGINAL = "event.original"
 TEXT = catalogue().converter(ORIGINAL)
 LONGEST_CONSTANT = 256
+_TELLING = ("event.category", "event.dataset")
+"""Fields by which log sources tell events apart: that a kind cannot have them spares its events many rules."""
 _MEMO = 4_096
 _MEMO_KEYS = 64
 _MEMO_LENGTH = 4_096
@@ -123,20 +125,31 @@ class Route:
         too_long = any(len(value) > LONGEST_CONSTANT for value in identity.values())
         if too_long or not self._budget.take(self.mapping.declares(identity)):
             return self._overflowing()
-        group = self._groups[key] = self._plan(identity, self.mapping.product(identity))
+        missing = [native for native, value in zip(self.mapping.identity, key, strict=True) if value is None]
+        group = self._groups[key] = self._plan(identity, self.mapping.product(identity), missing)
         return group
 
     def _overflowing(self) -> Group:
         """Return the group for kinds past the cap: no constants from the event, so its identity is in columns."""
         if self._overflow is None:
-            self._overflow = self._plan({}, self.mapping.product({}), capped=True)
+            self._overflow = self._plan({}, self.mapping.product({}), (), capped=True)
         return self._overflow
 
-    def _plan(self, identity: Mapping[str, str], product: Product, capped: bool = False) -> Group:
+    def _plan(
+        self, identity: Mapping[str, str], product: Product, missing: Iterable[str], capped: bool = False
+    ) -> Group:
+        """Make the group of records of that *identity*, which have nothing in the identity fields *missing*."""
         named = {self.mapping.identity[native]: value for native, value in identity.items()}
         named.pop("", None)
         constants = {**{name: sole(values) for name, values in product.constants.items()}, **named}
-        kind = Kind(self.mapping.name, tuple(sorted(constants.items())), product.renames, self.mapping.prefix)
+        own = dict.fromkeys(_TELLING, frozenset[Path]())
+        own |= {self.mapping.identity[native]: frozenset(self.shape.paths(native)) for native in missing}
+        absent = frozenset(
+            name
+            for name, paths in own.items()
+            if name and name not in constants and self._reads_only(paths, name, product)
+        )
+        kind = Kind(self.mapping.name, tuple(sorted(constants.items())), product.renames, self.mapping.prefix, absent)
         wanted = self._wanted(kind)
         found = {name: self._sources(name, product) for name in sorted(wanted - constants.keys() - {ORIGINAL})}
         reads = {paths: None for sources in found.values() for paths, _ in sources}
@@ -154,6 +167,10 @@ class Route:
             capped=capped,
             unmapped=self.mapping.unmapped,
         )
+
+    def _reads_only(self, own: frozenset[Path], name: str, product: Product) -> bool:
+        """Say whether the field *name* comes from nowhere but the places *own*."""
+        return all(not isinstance(paths, Joint) and own.issuperset(paths) for paths, _ in self._sources(name, product))
 
     def _sources(self, name: str, product: Product) -> list[tuple[Paths | Joint, Converter]]:
         """Return where the field *name* may come from, in order; neighbours with one converter are read as one."""

@@ -26,6 +26,8 @@ _RECORDS = {
 
 def arguments(raw: str) -> list[str]:
     """The command line as its program gets it: cut at blanks outside quotes, and quotes gone unless escaped."""
+    if raw.isascii() and raw.isprintable() and '"' not in raw:
+        return raw.split(maxsplit=_MOST)[:_MOST]
     return [_unquoted(token) if '"' in token else token for token in _TOKEN.findall(raw)[:_MOST]]
 
 

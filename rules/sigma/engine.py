@@ -129,7 +129,7 @@ class Binder:
         return self._tests(operator, arguments)(self._kind.constant.get(name))
 
     def _is_constant(self, name: str) -> bool:
-        return name in self._kind.constant or self._lacks(name)
+        return name in self._kind.constant or name in self._kind.absent or self._lacks(name)
 
     def _lacks(self, name: str) -> bool:
         """Say whether events of this kind can never have the column: another vendor's, or they could not be read."""

@@ -9,13 +9,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 
+from agent.alerting.document import value_at
+from agent.model import Chunk, Records
 from agent.normalise import Normaliser
 from agent.normalise.check import check_example, check_mapping
+from agent.normalise.clock import parse as parse_time
 from agent.normalise.mapping import parse, shipped
 
+AS_OF = parse_time("2026-11-21T00:00:00Z")
 FOLDER = Path(__file__).parents[1] / "mappings"
 EXAMPLES = [
     pytest.param(path.stem, example, id=f"{path.stem}-{number}")
@@ -38,10 +43,29 @@ def normaliser() -> Normaliser:
     return Normaliser(lambda kind: frozenset())
 
 
+@cache
+def telling() -> Normaliser:
+    """One that reads what kinds say is absent."""
+    return Normaliser(lambda kind: kind.absent)
+
+
 @pytest.mark.parametrize(("mapping", "example"), EXAMPLES)
 def test_examples_become_what_they_should(mapping: str, example: dict[str, Any]) -> None:
     """An example is read by its mapping; its document has the fields stated, and categories that ECS allows."""
     check_example(normaliser(), example, mapping, "the example")
+
+
+@pytest.mark.parametrize(("mapping", "example"), EXAMPLES)
+def test_what_a_kind_says_is_absent_is_in_no_document(mapping: str, example: dict[str, Any]) -> None:
+    """Rules are not evaluated over fields that a kind cannot have: its rows and documents must have none of them."""
+    raw = example["line"].encode() if "line" in example else orjson.dumps(example["record"])
+    records = Records("s", (Chunk("p", "f", example["format"], range(1), [raw]),), {}, AS_OF)
+    batch = telling()(records, {}).batch
+    absent = batch.kinds[0].absent
+    document = telling().document(example["format"], raw, as_of=AS_OF)
+    assert {name: (batch.value(0, name), value_at(document, name)) for name in absent} == dict.fromkeys(
+        absent, (None, None)
+    ), mapping
 
 
 def test_every_mapping_has_examples() -> None:

@@ -206,6 +206,20 @@ def test_unknown_json_is_readable_under_its_own_names() -> None:
     assert result.batch.time[0] == 1_700_000_000 * SECOND
 
 
+def test_what_identifies_and_is_missing_is_absent_in_the_kind() -> None:
+    """Not what is empty: a rule may ask for that; nor what may come from elsewhere."""
+    bare = {"EventID": 5156, "Computer": "a", "TimeGenerated": "2021-08-02T13:09:19Z"}
+    assert kind_of(bare).absent == {"winlog.channel", "winlog.provider_name", "event.category", "event.dataset"}
+    assert "winlog.channel" not in kind_of(bare | {"Channel": ""}).absent
+    assert kind_of(bare | {"Channel": "Security"}).constant["event.category"] == "network"
+    assert kind_of(bare | {"Channel": "Security"}).absent == {"winlog.provider_name"}
+    document = {"@timestamp": "2021-08-02T13:09:19Z", "event": {"kind": "event", "dataset": "own"}}
+    assert {"event.category", "event.action"} <= kind_of(document).absent
+    assert "event.dataset" not in kind_of(document).absent
+    values_of = run(wanting("winlog.channel", "event.dataset"), bare)
+    assert (values(values_of, "winlog.channel"), values(values_of, "event.dataset")) == ([None], [None])
+
+
 def test_ecs_category_list_names_the_kind_by_its_first() -> None:
     """Of a list of categories the first is the kind's constant."""
     document = {"event": {"category": ["network", "session"], "dataset": "zeek.conn"}, "@timestamp": "2024-05-01"}

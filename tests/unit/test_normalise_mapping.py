@@ -129,7 +129,8 @@ def test_renames_keep_the_native_value(mapping: MappingFile) -> None:
 @pytest.mark.parametrize("mapping", shipped(), ids=lambda mapping: mapping.name)
 def test_mapped_fields_are_ecs_or_the_vendors(mapping: MappingFile) -> None:
     """Every ECS name that a mapping writes is in the catalogue, or lies under a vendor's root."""
-    shared = ("winlog.", "sysmon.", "aws.", "gcp.", "system.auth.", "powershell.", "nginx.", "apache.", *AUDITD)
+    shared = ("winlog.", "sysmon.", "endpoint.", "aws.", "gcp.", "system.auth.", "powershell.", "nginx.", "apache.")
+    shared += AUDITD
     vendors = (mapping.prefix.partition(".")[0] + ".", *shared) if mapping.prefix else shared
     names = {name for layer in mapping.layers for name in (*layer.fields, *layer.constants, *layer.renames.values())}
     assert not [name for name in names if name not in catalogue().fields and not name.startswith(vendors)]
