@@ -118,14 +118,15 @@ def _folder_members(root: str) -> Iterator[tuple[str, int, Any]]:
     """Yield the folder's rule files; plain strings, since a path object a file would take as long as reading it."""
     for folder, _, names in os.walk(root):
         for name in names:
-            file = f"{folder}/{name}"
-            if name.endswith(_SUFFIXES) and stat.S_ISREG((status := os.stat(file)).st_mode):  # noqa: PTH116
-                yield file.removeprefix(root).lstrip("/"), status.st_size, partial(_read, file)
-
-
-def _read(file: str) -> bytes:
-    with open(file, "rb", buffering=0) as stream:  # noqa: PTH123
-        return stream.read(MAX_FILE + 1)
+            if name.endswith(_SUFFIXES):
+                file = os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    status = os.fstat(file)
+                    if stat.S_ISREG(status.st_mode):
+                        place = f"{folder}/{name}".removeprefix(root).lstrip("/")
+                        yield place, status.st_size, partial(os.read, file, MAX_FILE + 1)
+                finally:
+                    os.close(file)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, Any]]:

@@ -512,11 +512,12 @@ class _Seek(NamedTuple):
 
 
 class _Index:
-    """Which rules a value of one column makes worth looking at."""
+    """Which rules a value of one column makes worth looking at; made ready for the first batch with that column."""
 
-    def __init__(self, column: str, sought: Iterable[_Seek]) -> None:
+    def __init__(self, column: str, seeks: list[_Seek]) -> None:
         self.column = column
-        self.atoms = 0
+        self.atoms = sum(len(seek.arguments) for seek in seeks)
+        self._seeks = seeks
         self._equal: dict[str, list[int]] = defaultdict(list)
         self._within: dict[str, list[tuple[str, int]]] = defaultdict(list)
         self._tests: dict[tuple[str, str], tuple[Predicate, list[int]]] = {}
@@ -527,12 +528,9 @@ class _Index:
         self._numbers: dict[tuple[int, ...], int] = {(): 0}
         self._listed = 0
         self._known: WeakKeyDictionary[Dictionary, _Codes] = WeakKeyDictionary()
-        for seek in sought:
-            self._add(*seek)
 
     def _add(self, operator: str, arguments: list[Any], literals: list[str], rule: int) -> None:
         """Have *rule* looked at for values that pass the test with one of *arguments*."""
-        self.atoms += len(arguments)
         way = operator.removeprefix("cased ")
         for argument, sought in zip(arguments, literals, strict=True):
             if way == "equals" and self.column != RAW:
@@ -550,6 +548,9 @@ class _Index:
         column = view.column(self.column)
         if column is None:
             return np.zeros(len(view), np.int32), self._groups
+        for seek in self._seeks:
+            self._add(*seek)
+        self._seeks = []
         if self._listed > _MOST_LISTED:
             self._groups, self._numbers, self._listed = [()], {(): 0}, 0
             self._known.clear()
