@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.config.load import read, read_yaml
 from agent.errors import ConfigError
-from agent.model import Alert, Description
+from agent.model import SECOND, Alert, Description, Timestamp
 from agent.normalise.clock import to_text
 from agent.ports import Source
-from rules.detector import SigmaDetector
+from rules.detector import SigmaDetector, silenced
 from rules.junit import Check
 from rules.running import Runner, Span, fetches
+from rules.sigma.correlation import Correlation
+
+_YEAR_1 = -62_135_596_800 * SECOND
+"""Before it there is no time."""
 
 
 class Found(NamedTuple):
@@ -109,6 +113,28 @@ def backtest(detector: SigmaDetector, source: Source, span: Span) -> Backtest:
         late += step.late
         counts.update(found.rule for found in _found(step.alerts))
     return Backtest({one.id: one for one in detector.rules()}, counts, events, late)
+
+
+def warm_from(correlations: Sequence[Correlation], begin: Timestamp) -> Timestamp:
+    """Return since when events decide what *correlations* find from *begin* on; *begin* if there are none.
+
+    What tumbles needs its window whole. What slides has one alert a window, at its first trigger: whether there was one
+    before *begin* is decided by events up to a time span older than the window. What others take is needed for as long
+    before the first trigger that they need. Events that came late need no more: they are asked for by their own time.
+    """
+    silent = silenced(correlations)
+    triggers: dict[str, Timestamp] = {}
+    first = begin
+    for one in reversed(correlations):  # those that take others' triggers come after them
+        window = begin // one.timespan * one.timespan
+        needed = [] if one.id in silent else [window - one.timespan if one.monotone else window]
+        if one.id in triggers:
+            since = triggers[one.id]
+            needed.append(since - one.timespan if one.monotone else since // one.timespan * one.timespan)
+        for rule in one.rules:
+            triggers[rule] = min(triggers.get(rule, begin), *needed)
+        first = min(first, *needed)
+    return max(first, _YEAR_1)
 
 
 def read_expected(file: Path) -> dict[str, int]:

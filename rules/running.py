@@ -18,6 +18,8 @@ from agent.model import Alert, Records, Timestamp
 from agent.pipeline import Evaluation, Pipeline
 from agent.ports import Detector, Source
 from agent.state import State
+from rules.detector import SigmaDetector, place
+from rules.sigma.parse import Collection, load
 
 _LIMIT = 8_192
 """Records a fetch: enough rows a kind for columns to pay, few enough to keep memory low."""
@@ -93,6 +95,12 @@ def log_source(paths: Sequence[Path]) -> Source:
     build = plugins.connector("files").source
     assert build is not None
     return build("scan", {"paths": [str(path) for path in paths]})
+
+
+def loaded(path: str, pipelines: Sequence[Path] | None = None) -> tuple[SigmaDetector, Collection]:
+    """Return the detector for the rules at *path*, as `build` makes it, and the collection that it runs."""
+    collection = load(place(path), cache(), pipelines=pipelines or ())
+    return SigmaDetector("rules", collection, {"path": path, "pipeline": list(map(str, pipelines or ()))}), collection
 
 
 def cache() -> Path:

@@ -57,17 +57,17 @@ class Proposal:
     hidden: Mapping[str, Sequence[str]]
     left: Sequence[str]
 
-    def sigma(self, rule: Rule) -> str:
-        """Return it as a Sigma filter for *rule*."""
+    def sigma(self, rule: Rule, logsource: Mapping[str, Any]) -> str:
+        """Return it as a Sigma filter for *rule*, whose log source is *logsource* before any pipeline."""
         names = (
             ["selection"] if len(self.selections) == 1 else [f"selection_{n + 1}" for n in range(len(self.selections))]
         )
-        source = zip(("product", "category", "service"), rule.logsource, strict=True)
+        parts = ("product", "category", "service")
         document = {
             "title": f"False positives of: {rule.title}",
             "id": str(uuid.uuid4()),
             "description": f"Shared by {len(self.hidden.get(FALSE, ()))} alerts that were marked {FALSE}.",
-            "logsource": {name: value for name, value in source if value is not None},
+            "logsource": {name: logsource[name] for name in parts if logsource.get(name)},
             "filter": {
                 "rules": [rule.id],
                 **dict(zip(names, map(dict, self.selections), strict=True)),

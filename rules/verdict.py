@@ -30,6 +30,7 @@ class Written:
     """A rule with what its condition is made of, as it is written."""
 
     rule: Rule
+    logsource: Mapping[str, Any]
     condition: str
     selections: Mapping[str, Expression]
 
@@ -115,6 +116,7 @@ class Library:
         found = {name: compile_files([*self._settings, (document.path, _dumped(one))]) for name, one in alone.items()}
         return Written(
             rule=rule,
+            logsource=document.data["logsource"],
             condition=" | ".join(said) if isinstance(said, list) else str(said),
             selections={name: one.rules[0].condition for name, one in found.items() if one.rules},
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent.cli.options import BOOTSTRAP, DATA, AsJson, Data, instant
-from rules.commands.work import Junit, Rules
+from rules.commands.work import Junit, Pipelines, Rules
 
 if TYPE_CHECKING:
     from agent.ports import Source
@@ -40,6 +40,7 @@ def coverage(
     techniques: Annotated[
         Path | None, typer.Option("--techniques", help="A file that names techniques to compare with, one a line.")
     ] = None,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which rules can never fire on events and why, which fields no rule reads, and what of ATT&CK is covered.
@@ -59,20 +60,20 @@ def coverage(
     from agent.cli.terminal import print_json
     from agent.errors import VedetteError
     from rules.coverage import navigator_layer, of_events, of_rules, read_techniques
-    from rules.detector import SigmaDetector, place
-    from rules.running import cache, log_source
-    from rules.sigma.documents import read_files
-    from rules.sigma.parse import load
+    from rules.detector import place
+    from rules.running import loaded, log_source
+    from rules.sigma.documents import read_files, read_pipelines
 
-    where = place(path)
     if events and (begin or end):
         raise typer.BadParameter("--from and --to are for what the SIEM holds; without them EVENTS are read whole")
     asked = begin and instant(begin), end and instant(end)
     source = log_source(events) if events else _replayed(bootstrap, stream, *asked) if begin or end else None
     wanted = read_techniques(techniques) if techniques else []
-    collection = load(where, cache())
-    detector = SigmaDetector("rules", collection, {"path": path})
-    found = of_events(detector, collection, read_files(where), source) if source else of_rules(detector, collection)
+    detector, collection = loaded(path, pipeline)
+    if source is None:
+        found = of_rules(detector, collection)
+    else:
+        found = of_events(detector, collection, read_files(place(path)) + read_pipelines(pipeline or ()), source)
     compared = found.compared(wanted)
     if navigator is not None:
         try:
@@ -135,6 +136,7 @@ def diff(
     old: Annotated[str, typer.Argument(metavar="OLD", help="Rules as they were: folder, file or archive; builtin.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Rules as they shall be.")],
     events: Annotated[list[Path], typer.Argument(metavar="EVENTS...", help="Log files, folders or archives.")],
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the alerts that are lost and gained by rule between two collections, on the same events.
@@ -145,11 +147,10 @@ def diff(
     """
     from agent.cli.terminal import print_json, safe, say, table
     from rules.comparison import differences
-    from rules.detector import build
-    from rules.running import cache, log_source
+    from rules.running import loaded, log_source
 
     source = log_source(events)
-    one, other = (build("rules", {"path": path}, cache()) for path in (old, new))
+    one, other = (loaded(path, pipeline)[0] for path in (old, new))
     changes = dict(sorted(differences(one, other, source).items()))
     changed = {id: change for id, change in changes.items() if change.lost or change.gained}
     if as_json:
@@ -187,30 +188,34 @@ def backtest(
         Path | None, typer.Option("--expect", help="A YAML file, rule id: number of alerts; who is not named has none.")
     ] = None,
     junit: Junit = None,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Count what rules would have found in a time: of log files, or of what the configured SIEM still holds.
 
-    The daemon's own engine with a state of its own: no alert is stored or sent, nothing of the production changes. Exit
-    code 1: a number is not the expected one.
+    The daemon's own engine with a state of its own: no alert is stored or sent, nothing of the production changes.
+    Correlations start warm: they know what happened before --from, as far back as their windows reach. Exit code 1:
+    a number is not the expected one.
 
     Examples:
       vedette rules backtest rules/ -b bootstrap.yml --from 2026-11-01 --to 2026-11-08
       vedette rules backtest rules/ samples/ --expect expected.yml --junit results.xml
     """
     from agent.cli.terminal import print_json, safe, say, table
+    from agent.normalise.clock import to_text
     from rules.comparison import backtest as run
-    from rules.comparison import read_expected
-    from rules.detector import build
+    from rules.comparison import read_expected, warm_from
     from rules.junit import write
-    from rules.running import ALWAYS, cache, log_source
+    from rules.running import ALWAYS, loaded, log_source
 
     if junit is not None and expect is None:
         raise typer.BadParameter("--junit needs --expect: without it there is nothing to check")
     span = (ALWAYS[0] if begin is None else instant(begin), ALWAYS[1] if end is None else instant(end))
     expected = read_expected(expect) if expect else {}
-    detector = build("rules", {"path": path}, cache())
-    source = log_source(events) if events else _replayed(bootstrap, stream, begin and span[0], end and span[1])
+    detector, collection = loaded(path, pipeline)
+    since = None if begin is None else warm_from(collection.correlations, span[0])
+    warm = None if since is None or since >= span[0] else to_text(since)
+    source = log_source(events) if events else _replayed(bootstrap, stream, since, end and span[1])
     found = run(detector, source, span)
     checks = found.checks(expected) if expect else []
     failed = [one.failure for one in checks if one.failure]
@@ -219,11 +224,13 @@ def backtest(
     rows = [(id, found.rules[id].title, found.rules[id].level, number) for id, number in sorted(found.counts.items())]
     if as_json:
         print_json(dict(zip(("id", "title", "level", "alerts"), row, strict=True)) for row in rows)
-        print_json([{"events": found.events, "late": found.late, "failed": failed}])
+        print_json([{"events": found.events, "late": found.late, "warm_from": warm, "failed": failed}])
     else:
         table(("rule", "title", "level", "alerts>"), rows, headless=not rows)
         late = f", {found.late:,} of them too late for correlations" if found.late else ""
         say(f"{found.events:,} events{late}; {sum(found.counts.values()):,} alerts of {len(rows):,} rules", "bold")
+        if warm:
+            say(f"correlations start warm: they know what happened from {warm} on")
         _say_left_out(detector.plan()["refused"], source)
         for failure in failed:
             print(safe(failure))
@@ -264,6 +271,7 @@ def tune(
         Path, typer.Option("--bootstrap", "-b", envvar="VEDETTE_BOOTSTRAP", help="Names the configuration.")
     ] = BOOTSTRAP,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the filter there.")] = None,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Propose a Sigma filter for a rule from alerts that were marked, and show what else it would have hidden.
@@ -277,9 +285,11 @@ def tune(
     from agent.errors import VedetteError
     from agent.store import Reader
     from rules.commands.work import rules_called
+    from rules.sigma.documents import read_pipelines
     from rules.tuning import FALSE, TRUE, Marked, propose
 
-    about = rules_called(rule, bootstrap)[0].rule
+    written = rules_called(rule, bootstrap, read_pipelines(pipeline or ()))[0]
+    about = written.rule
     with Reader(data) as reader:
         alerts = [Marked(one["id"], one["verdict"] or "", one["document"]) for one in reader.alerts(rule=about.id)]
     number = {name: sum(one.verdict == name for one in alerts) for name in (FALSE, TRUE)}
@@ -293,7 +303,7 @@ def tune(
         raise VedetteError(
             f"the {number[FALSE]} alerts marked {FALSE} share nothing that no alert marked {TRUE} has too: no filter"
         )
-    text = found.sigma(about)
+    text = found.sigma(about, written.logsource)
     if output is not None:
         try:
             output.write_text(text)

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     from rules.verdict import Account, Hearing, Lines, Verdict, Written
 
 Rules = Annotated[str, typer.Argument(metavar="PATH", help="Rules: a folder, a file, .tar.gz or .zip; builtin: ours.")]
+Pipelines = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pipeline",
+        metavar="FILE",
+        help="pySigma processing pipelines, read as if they lay beside the rules; may be repeated.",
+    ),
+]
 
 _SHOWN = 10
 
@@ -33,6 +41,7 @@ def check(
     leave_out: Annotated[
         list[str] | None, typer.Option("--leave-out", help="A check not to make, by its name; may be repeated.")
     ] = None,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Name all that is wrong with rules at once, with file:line:column, check and reason.
@@ -50,12 +59,12 @@ def check(
     from agent.cli.terminal import print_json, safe, say
     from rules.detector import place
     from rules.lint import CHECKS, lint
-    from rules.sigma.documents import read_files
+    from rules.sigma.documents import read_files, read_pipelines
 
     if unknown := set(leave_out or ()) - CHECKS.keys():
         raise typer.BadParameter(f"--leave-out: expected {', '.join(CHECKS)}, got {', '.join(sorted(unknown))}")
     files = read_files(place(path))
-    found = [one for one in lint(files) if one.check not in (leave_out or ())]
+    found = [one for one in lint(files + read_pipelines(pipeline or ())) if one.check not in (leave_out or ())]
     if as_json:
         print_json({"path": one.path, "line": one.line, "column": one.column, "check": one.check,
                     "reason": one.reason} for one in found)  # fmt: skip
@@ -75,6 +84,7 @@ def put(
         typer.Option("--events", help="A folder of log files by rule id: ID/hits/... and ID/misses/..."),
     ] = None,
     junit: Junit = None,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Put rules to their hits and near misses, which lie beside them: name.test.json beside name.yml.
@@ -91,13 +101,13 @@ def put(
     from rules.cases import Trial, read_cases
     from rules.detector import place
     from rules.junit import Check, write
-    from rules.sigma.documents import read_files
+    from rules.sigma.documents import read_files, read_pipelines
 
     where = place(path)
     if events is not None and not events.is_dir():
         raise ConfigError("no such folder", str(events))
     files = read_files(where)
-    trial = Trial(files, clock())
+    trial = Trial(files + read_pipelines(pipeline or ()), clock())
     folder = where if where.is_dir() else where.parent
     checks = [Check("collection", "can run", reason) for reason in trial.refused]
     bare = []
@@ -135,6 +145,7 @@ def explain(
     bootstrap: Annotated[
         Path, typer.Option("--bootstrap", "-b", envvar="VEDETTE_BOOTSTRAP", help="Names the configuration.")
     ] = BOOTSTRAP,
+    pipeline: Pipelines = None,
     as_json: AsJson = False,
 ) -> None:
     """Show why a rule did or did not match an event: its log source, then selection by selection, test by test.
@@ -151,18 +162,20 @@ def explain(
     """
     from agent.cli.terminal import print_json
     from agent.store.sqlite import clock
+    from rules.sigma.documents import read_pipelines
     from rules.verdict import Hearing, hear, judge, wanted
 
     raw = _events(event)
     if format == "auto":
         format = "json" if raw[:1] == b"{" else "syslog"
-    collection, id = _correlations_called(rule, bootstrap)
+    beside = read_pipelines(pipeline or ())
+    collection, id = _correlations_called(rule, bootstrap, beside)
     correlations = wanted(collection, id)
     lines = _lines(raw)
     verdicts: list[Verdict] = []
     heard = Hearing((), {}, {})
     if not correlations or (len(lines) == 1 and not id):
-        verdicts = [judge(one, format, _one(raw, event), clock()) for one in rules_called(rule, bootstrap)]
+        verdicts = [judge(one, format, _one(raw, event), clock()) for one in rules_called(rule, bootstrap, beside)]
     if correlations:
         heard = hear(collection, correlations, format, lines, clock())
     if as_json:
@@ -214,14 +227,14 @@ def _lines(raw: bytes) -> Lines:
     return [(1, raw.strip())]
 
 
-def _correlations_called(name: str, bootstrap: Path) -> tuple[Collection, str]:
+def _correlations_called(name: str, bootstrap: Path, beside: Files) -> tuple[Collection, str]:
     """Return the collection with the correlations of the file *name*, or with the one of that id; empty if there is
-    none, and the id to look for."""
+    none, and the id to look for. *beside* is read as if it lay beside either."""
     from rules.sigma.documents import parse_documents, read_files
     from rules.sigma.parse import Collection, compile_files
 
     if Path(name).exists():
-        return compile_files(read_files(Path(name))), ""
+        return compile_files(read_files(Path(name)) + beside), ""
     for files in _collections(bootstrap):
         for path, content in files:
             if name.encode() not in content:
@@ -229,25 +242,27 @@ def _correlations_called(name: str, bootstrap: Path) -> tuple[Collection, str]:
             if any(
                 one.data.get("id") == name and "correlation" in one.data for one in parse_documents(path, content, [])
             ):
-                return compile_files(files), name
+                return compile_files(files + beside), name
     return Collection(), name
 
 
-def rules_called(name: str, bootstrap: Path) -> list[Written]:
-    """Return the rules of the file *name* alone, or the one of that id with what lies beside it in its collection."""
+def rules_called(name: str, bootstrap: Path, beside: Files) -> list[Written]:
+    """Return the rules of the file *name* alone, or the one of that id with what lies beside it in its collection.
+
+    *beside* is read as if it lay beside either."""
     from agent.errors import ConfigError, VedetteError
     from rules.sigma.documents import read_files
     from rules.sigma.parse import compile_files
     from rules.verdict import Library
 
     if Path(name).exists():
-        files = read_files(Path(name))
+        files = read_files(Path(name)) + beside
         if found := list(Library(files).rules()):
             return found
         reasons = compile_files(files).refused or ["it holds correlations only: explain one of the rules they join"]
         raise ConfigError(reasons[0], name)
     for files in _collections(bootstrap):
-        if found := list(Library(files).rules(id=name)):
+        if found := list(Library(files + beside).rules(id=name)):
             return found
     raise VedetteError(f"no rule file {name}, and no rule of that id, neither ours nor in {bootstrap}")
 

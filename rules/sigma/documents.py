@@ -101,6 +101,11 @@ def read_files(path: Path) -> Files:
     return sorted(found)
 
 
+def read_pipelines(paths: Iterable[Path]) -> Files:
+    """Return what the files *paths* hold, processing pipelines that are read as if they lay beside rules."""
+    return [(f"pipeline {n}/{name}", text) for n, one in enumerate(paths, 1) for name, text in read_files(one)]
+
+
 def content_digest(files: Files) -> str:
     """Return ``sha256:…`` over the names and contents of *files*, wherever and however packed they lie."""
     state = hashlib.sha256()

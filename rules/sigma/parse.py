@@ -31,7 +31,7 @@ import orjson
 from agent.errors import TrustError
 from agent.model import Level, digest
 from rules.sigma.correlation import Correlation, CorrelationError, Draft, Referred, draft, resolve
-from rules.sigma.documents import About, Document, content_digest, parse_documents, read_files
+from rules.sigma.documents import About, Document, content_digest, parse_documents, read_files, read_pipelines
 from rules.sigma.predicate import ANY, ONE, predicate
 from rules.sigma.setting import Setting, SettingError, is_setting
 
@@ -90,8 +90,7 @@ def load(path: Path, folder: Path | None = None, expected: str = "", pipelines: 
     The files *pipelines* are read as if they lay beside the rules. TrustError if *expected*, a content digest, is given
     and the files are others. They are read once.
     """
-    files = read_files(path)
-    files += [(f"pipeline {n}/{name}", text) for n, one in enumerate(pipelines, 1) for name, text in read_files(one)]
+    files = read_files(path) + read_pipelines(pipelines)
     content = content_digest(files)
     if expected not in ("", content):
         raise TrustError(

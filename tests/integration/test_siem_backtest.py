@@ -39,3 +39,23 @@ def test_backtest_counts_what_lies_in_the_time(siem: Server, tmp_path: Path) -> 
         assert (site.ids(), site.stored()) == before
     finally:
         site.close()
+
+
+def test_correlations_start_warm(siem: Server, tmp_path: Path) -> None:
+    """The event before the time counts for the one in it; it is read, and raises no alert itself."""
+    site = Site(siem, tmp_path)
+    try:
+        for hours in (2, 1):
+            site.event("/bad", timedelta(hours=hours))
+        (rule,) = (tmp_path / "rules").iterdir()
+        twice = "{type: event_count, rules: [5ff3cf1f-0a6c-4b43-8b6c-0a2d93f3b0a1], timespan: 4h, condition: {gte: 2}}"
+        rule.write_text(f"{rule.read_text()}---\ntitle: Twice\nlevel: high\ncorrelation: {twice}\n")
+        bootstrap = str(signed(site.config, site.data))
+        command = [*VEDETTE, "rules", "backtest", str(rule), "-b", bootstrap, "--json", "--from", ago(1.5)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        row, facts = map(json.loads, done.stdout.splitlines())
+        assert (row["title"], row["alerts"], facts["events"]) == ("Twice", 1, 2)
+        assert facts["warm_from"] < ago(5)
+    finally:
+        site.close()

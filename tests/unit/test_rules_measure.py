@@ -15,21 +15,27 @@ import yaml
 from sigma.filters import SigmaFilter
 
 from agent import plugins
+from agent.cli.options import instant
 from agent.errors import RetryableError
-from agent.model import Alert, Cursor
+from agent.model import SECOND, Alert, Cursor
+from agent.normalise.clock import to_text
 from agent.ports import Connector
 from agent.state import Changes
 from agent.store import Books, Commit, Store
 from agent.testing import MemorySource
+from rules.comparison import warm_from
 from rules.detector import build
 from rules.lint import CHECKS
 from rules.running import PATIENCE, Runner, fetches, log_source
 from rules.sigma.parse import Rule, compile_files
 from rules.tuning import FALSE, TRUE, Marked, propose
+from tests.fake_siem import Reply, Request
 from tests.pages import DOCS, blocks
 from tests.rule_work import OTHER_ID, RULE_ID, Shell, process, rule, shell, write_log
 from tests.signing import pem
+from tests.unit.test_lag import Index
 
+WINDOWS = {"product": "windows", "category": "process_creation"}
 EVIL = "{sel: {CommandLine|contains: evil}, condition: sel}"
 NOW = 1_767_400_000_000_000
 
@@ -266,7 +272,7 @@ def test_backtest_without_events_asks_for_them(sh: Shell, days: tuple[Path, Path
 
 
 class Held(MemorySource):
-    """A source whose upstream can be asked again: it notes for which stream's position, and for which time."""
+    """A source whose upstream can be asked again for a time: it notes for which, and for which stream's position."""
 
     def __init__(self, asked: list[Any]) -> None:
         super().__init__("siem")
@@ -276,6 +282,11 @@ class Held(MemorySource):
 
     def replay(self, cursor: Cursor | None, **span: Any) -> Held:
         self._asked.append((cursor, span))
+        bounds = [time and to_text(time)[:19].replace("T", " ") for time in (span["start"], span["end"])]
+        times = [(json.loads(raw)["EventTime"], raw) for raw in self.upstream["main"]]
+        self.upstream = {
+            "main": [raw for time, raw in times if (bounds[0] or "") <= time and (not bounds[1] or time < bounds[1])]
+        }
         return self
 
 
@@ -313,6 +324,155 @@ def test_backtest_asks_the_siem_again_and_leaves_the_store_alone(
     assert {name: content for name, content in after.items() if content and "-shm" not in name} == {
         name: content for name, content in kept.items() if content and "-shm" not in name
     }
+
+
+DAYS = f"""---
+title: Days
+id: {OTHER_ID}
+level: high
+correlation: {{type: event_count, rules: [{RULE_ID}], timespan: 2d, condition: {{gte: 2}}}}
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--stream", "siem"]], ids=["files", "siem"])
+def test_backtest_begins_with_warm_correlations(
+    sh: Shell, days: tuple[Path, Path], siem: list[Any], words: list[str]
+) -> None:
+    """The second event is the first in the time, and completes what the one before the time began."""
+    rules, log = days
+    (rules / "0.yml").write_text(rule(EVIL) + DAYS)
+    told = [rules, *([] if words else [log]), *words, "--from", "2024-05-02", "--to", "2024-05-03"]
+    code, out, err = sh("backtest", *told, "--json")
+    row, facts = map(json.loads, out.splitlines())
+    assert (code, err, row["id"], row["alerts"]) == (0, "", OTHER_ID, 1)
+    assert facts["warm_from"] == "2024-04-29T00:00:00.000Z"
+    said = "1 alerts of 1 rules\ncorrelations start warm: they know what happened from 2024-04-29T00:00:00.000Z on\n"
+    assert said in sh("backtest", *told)[1]
+    if words:
+        start, end = 1_714_348_800 * SECOND, 1_714_694_400 * SECOND
+        assert siem[0] == ({"main": 3}, {"place": None, "start": start, "end": end})
+
+
+def test_what_happened_before_the_time_is_no_alert_of_it(sh: Shell, days: tuple[Path, Path], siem: list[Any]) -> None:
+    """Of a window whose first trigger came before, nothing is counted, however many follow in the time."""
+    rules, _ = days
+    (rules / "0.yml").write_text(rule(EVIL) + DAYS.replace("gte: 2", "gte: 1"))
+    _, out, _ = sh("backtest", rules, "--stream", "siem", "--from", "2024-05-02", "--json")
+    row, facts = map(json.loads, out.splitlines())
+    assert (row["alerts"], facts["events"]) == (1, 3)
+
+
+def test_nothing_more_is_read_without_a_time_or_a_correlation(
+    sh: Shell, days: tuple[Path, Path], siem: list[Any]
+) -> None:
+    rules, _ = days
+    told = ["--stream", "siem", "--json"]
+    first = sh("backtest", rules, *told, "--from", "2024-05-02")[1]
+    (rules / "0.yml").write_text(rule(EVIL) + DAYS)
+    second = sh("backtest", rules, *told, "--to", "2024-05-03")[1]
+    assert [json.loads(out.splitlines()[-1])["warm_from"] for out in (first, second)] == [None, None]
+    assert [span["start"] for _, span in siem] == [1_714_608_000 * SECOND, None]
+    assert "warm" not in sh("backtest", rules, "--stream", "siem")[1]
+
+
+def test_a_time_before_all_others_is_the_first_year(sh: Shell, days: tuple[Path, Path], siem: list[Any]) -> None:
+    """Such as a clock that was never set has: there is nothing before it that could be asked for."""
+    rules, _ = days
+    (rules / "0.yml").write_text(rule(EVIL) + DAYS)
+    for begin in ("1970-01-01", "0001-01-02"):
+        assert sh("backtest", rules, "--stream", "siem", "--from", begin)[0] == 0
+        assert to_text(siem[-1][1]["start"]) == "0001-01-01T00:00:00.000Z"
+
+
+class Visits(Index):
+    """An index with a request for /bad every half hour of a day; it can be searched by time and by id too.
+
+    Each look at it finds it refreshed: what was not found is not waited for.
+    """
+
+    def reply(self, request: Request) -> Reply:
+        self.refreshes += request.last == "refresh"
+        return super().reply(request)
+
+    def _search(self, shard: int, body: Any) -> Reply:
+        if "ids" in body["query"]:
+            return _hits([int(id.partition("-")[2]) for id in body["query"]["ids"]["values"]])
+        found = [hit["sort"][0] for hit in super()._search(shard, body).body["hits"]["hits"]]
+        _, time = body["query"]["bool"]["filter"]
+        bounds = time["range"]["@timestamp"]
+        return _hits([number for number in found if bounds["gte"] <= _visited(number) < bounds["lt"]])
+
+
+def _hits(numbers: list[int]) -> Reply:
+    about = {"ecs": {"version": "8.17.0"}, "url": {"path": "/bad"}, "event": {"category": ["web"]}}
+    hits = [
+        {"_index": "logs", "_id": f"0-{number}", "_source": {"@timestamp": _visited(number), **about}, "sort": [number]}
+        for number in numbers
+    ]
+    return Reply(
+        body={"timed_out": False, "_shards": {"total": 1, "successful": 1, "failed": 0}, "hits": {"hits": hits}}
+    )
+
+
+def _visited(number: int) -> str:
+    return f"2024-05-05T{number // 2:02}:{number % 2 * 30:02}:00Z"
+
+
+def test_a_siem_is_asked_for_the_warm_up_and_no_more(sh: Shell, tmp_path: Path) -> None:
+    """A third request within an hour and a half is at 10:30 and before 11:00, if one knows of those before 10:00."""
+    bad = rule("{sel: {url.path: /bad}, condition: sel}", logsource="{category: webserver}", name="bad")
+    three = joined(1, "bad", timespan="90m").replace("gte: 2", "gte: 3")
+    rules = folder(tmp_path / "rules", bad + three)
+    root = {"root": {"roles": ["admin"], "key": pem("root")}}
+    (tmp_path / "bootstrap.yml").write_text(yaml.safe_dump({"data": "data", "trust_root": root}))
+    with Visits() as visits:
+        visits.write(48)
+        source = {"type": "elasticsearch", "hosts": [visits.url], "indices": ["logs"], "searches_per_second": 100}
+        written = {
+            "revision": 1,
+            "sources": {"logs": source},
+            "detectors": {"ours": {"type": "sigma", "path": "builtin"}},
+            "streams": {"siem": {"source": "logs", "detectors": ["ours"]}},
+        }
+        (tmp_path / "vedette.yml").write_text(yaml.safe_dump(written))
+        told = ["backtest", rules, "--from", "2024-05-05T10:00", "--to", "2024-05-05T11:00", "--json"]
+        code, out, err = sh(*told)
+    row, facts = map(json.loads, out.splitlines())
+    assert (code, err) == (0, "")
+    assert (row["alerts"], facts["events"], facts["warm_from"]) == (1, 7, "2024-05-05T07:30:00.000Z")
+
+
+def joined(id: int, rules: str, *, tumbles: bool = False, timespan: str = "1h", **more: Any) -> str:
+    """Return a correlation called c*id*: at least two, or fewer than two."""
+    condition = {"lt": 2} if tumbles else {"gte": 2}
+    said = {"type": "event_count", "rules": rules.split(), "timespan": timespan, "condition": condition, **more}
+    about = {"title": f"c{id}", "id": f"00000000-0000-4000-8000-00000000000{id}", "name": f"c{id}"}
+    return f"---\n{yaml.safe_dump({**about, 'correlation': said})}"
+
+
+@pytest.mark.parametrize(
+    ("correlations", "since"),
+    [
+        ([], "10:20"),
+        ([joined(1, "evil")], "09:00"),
+        ([joined(1, "evil", tumbles=True)], "10:00"),
+        ([joined(1, "evil"), joined(2, "evil", timespan="4h")], "04:00"),
+        ([joined(1, "evil", timespan="10m"), joined(2, "c1")], "08:50"),
+        ([joined(1, "evil", timespan="30m", tumbles=True), joined(2, "c1")], "09:00"),
+        ([joined(1, "evil", timespan="4h", tumbles=True), joined(2, "c1")], "08:00"),
+        ([joined(1, "evil"), joined(2, "c1", tumbles=True)], "09:00"),
+        ([joined(1, "evil", timespan="2h"), joined(2, "c1", timespan="10m")], "08:10"),
+        ([joined(1, "evil", timespan="2h"), joined(2, "c1", timespan="10m", generate=True)], "08:00"),
+        ([joined(1, "evil"), joined(2, "c1"), joined(3, "c2")], "07:00"),
+        ([joined(1, "evil"), joined(2, "c1"), joined(3, "c1", timespan="4h")], "03:00"),
+    ],
+)
+def test_how_far_back_correlations_must_know(correlations: list[str], since: str) -> None:
+    """To 10:20, by hand: an own window and, if it slides, one before; of what is taken, its span before the taker's."""
+    collection = compile_files([("rules.yml", (rule(EVIL, name="evil") + "".join(correlations)).encode())])
+    assert len(collection.correlations) == len(correlations)
+    found = warm_from(collection.correlations, instant("2024-05-05T10:20"))
+    assert to_text(found)[:16] == f"2024-05-05T{since}"
 
 
 def test_coverage_of_what_the_siem_holds(sh: Shell, days: tuple[Path, Path], siem: list[Any]) -> None:
@@ -399,7 +559,7 @@ def test_several_groups_are_several_selections_and_a_single_one_is_left() -> Non
     assert found is not None
     assert [one["user.name"] for one in found.selections] == ["svc", "bak"]
     assert (found.hidden, found.left) == ({FALSE: ["a0", "a1", "a2", "b0", "b1"]}, ["c"])
-    condition = yaml.safe_load(found.sigma(compiled(rule(EVIL))))["filter"]["condition"]
+    condition = yaml.safe_load(found.sigma(compiled(rule(EVIL)), WINDOWS))["filter"]["condition"]
     assert condition == "not 1 of selection_*"
 
 
@@ -443,8 +603,22 @@ def test_the_engine_leaves_out_what_the_proposal_said_it_would(sh: Shell, tmp_pa
     assert sorted(proposal.hidden[FALSE]) == sorted(one.id for one in alerts if one.verdict == FALSE)
     (selection,) = proposal.selections
     assert len(selection) > 1
-    left = run_rule(tmp_path / "filtered.yml", rule(EVIL) + "---\n" + proposal.sigma(compiled(rule(EVIL))), log)
+    left = run_rule(
+        tmp_path / "filtered.yml", rule(EVIL) + "---\n" + proposal.sigma(compiled(rule(EVIL)), WINDOWS), log
+    )
     assert [one.document["process"]["command_line"] for one in left] == ["evil 9"]
+
+
+def test_the_filter_is_for_the_log_source_that_the_rule_has_before_any_pipeline() -> None:
+    """Filters are matched with what is written; a filter for what a pipeline makes of it would be for no rule."""
+    pipeline = b"transformations: [{id: p, type: change_logsource, product: windows, category: process_creation}]"
+    text = rule(EVIL, logsource="{product: theirs}")
+    about = compile_files([("a.yml", text.encode()), ("p.yml", pipeline)]).rules[0]
+    assert about.logsource == ("windows", "process_creation", None)
+    found = propose(about, [marked("f", FALSE, user__name="svc")])
+    assert found is not None
+    both = f"{text}---\n{found.sigma(about, {'product': 'theirs'})}"
+    assert list(compile_files([("a.yml", both.encode()), ("p.yml", pipeline)]).filters.values()) == [1]
 
 
 def run_rule(file: Path, text: str, log: Path) -> list[Alert]:
@@ -477,6 +651,22 @@ def test_tune_reads_marks_from_the_store_and_writes_a_sigma_filter(sh: Shell, tm
     assert set(found.filter.detections) == {"selection"}
 
 
+def test_tune_takes_pipelines_that_lie_elsewhere(sh: Shell, tmp_path: Path) -> None:
+    """Without them the rule cannot run, and so not be tuned."""
+    (tmp_path / "rule.yml").write_text(rule("{sel: {CommandLine|expand: '%words%'}, condition: sel}"))
+    (tmp_path / "p.yml").write_text("{name: p, vars: {words: [evil]}, transformations: [{type: value_placeholders}]}")
+    store = Store(tmp_path / "data")
+    document = marked("x", "", user__name="svc", host__name="one").document
+    alert = Alert("a" * 32, RULE_ID, "A rule", "high", NOW, document)
+    store.commit(Commit("s", {}, NOW, NOW, Books(2, 2, {}, 0), Changes(1), [alert]))
+    store.acknowledge("a" * 32, by="kim", verdict=FALSE, note=None, now=NOW)
+    store.close()
+    words = ["tune", tmp_path / "rule.yml", "-d", tmp_path / "data"]
+    assert sh(*words)[0] == 3
+    code, out, err = sh(*words, "--pipeline", tmp_path / "p.yml")
+    assert (code, err, f"would have hidden: 1 of 1 marked {FALSE}" in out) == (0, "", True)
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -491,6 +681,7 @@ def test_the_page_shows_commands_as_they_are(sh: Shell, tmp_path: Path, heading:
     write_log(tmp_path / "event.json", process("evil"))
     (tmp_path / "wanted.txt").write_text("T1003\n")
     (tmp_path / "expected.yml").write_text(f"{RULE_ID}: 1\n")
+    (tmp_path / "theirs.yml").write_text("{name: theirs, transformations: []}\n")
     (block,) = (one for one in blocks(DOCS / "rules.md") if (one.heading, one.language) == (heading, "sh"))
     commands = [shlex.split(line, comments=True) for line in block.text.splitlines()]
     codes = {" ".join(words[2:]): sh(*words[2:])[0] for words in commands}

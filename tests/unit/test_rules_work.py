@@ -362,3 +362,91 @@ def test_rules_that_are_not_there_or_cannot_run_are_named(sh: Shell, tmp_path: P
     code, _, err = sh("explain", tmp_path / "broken.yml", tmp_path / "event.json")
     assert (code, "broken.yml" in err) == (3, True)
     assert sh("explain", tmp_path / "hosts.yml", tmp_path / "event.json")[0] == 1
+
+
+# --- pipelines that lie elsewhere -------------------------------------------------------------------------------------
+
+THEIRS = """\
+name: theirs
+priority: 10
+vars: {words: [evil, bad]}
+transformations:
+  - {id: names, type: field_name_mapping, mapping: {Command: CommandLine}}
+  - {id: words, type: value_placeholders, include: [words]}
+  - {id: source, type: change_logsource, product: windows, category: process_creation}
+"""
+THEIR_RULE = rule(
+    "{sel: {Command|contains|expand: '%words%'}, condition: sel}",
+    name="evil",
+    tags="[attack.t1003]",
+    logsource="{product: theirs}",
+)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    """A folder with a rule that needs a pipeline, which lies elsewhere; and all that commands take."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "rule.yml").write_text(THEIR_RULE)
+    cases(folder, "rule", [process("so evil"), process("so bad")], [process("good")])
+    (tmp_path / "pipeline.yml").write_text(THEIRS)
+    (tmp_path / "count.yml").write_text(f"{THEIR_RULE}---\n{HOSTS}")
+    (tmp_path / "wanted.txt").write_text("T1003\n")
+    (tmp_path / "ours.yml").write_text(rule("{sel: {CommandLine|contains: [evil, bad]}, condition: sel}"))
+    (tmp_path / "expected.yml").write_text(f"{RULE_ID}: 2\n")
+    write_log(tmp_path / "log.json", process("evil 1"), process("bad 2"))
+    write_log(tmp_path / "event.json", process("evil"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check theirs",
+        "test theirs",
+        "explain theirs/rule.yml event.json",
+        "explain count.yml log.json",
+        "coverage theirs --techniques wanted.txt",
+        "coverage theirs log.json --techniques wanted.txt",
+        "diff theirs ours.yml log.json",
+        "backtest theirs log.json --expect expected.yml",
+    ],
+)
+def test_pipelines_that_lie_elsewhere_are_read_as_if_beside_the_rules(
+    sh: Shell, theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    """By every command alike: without them the rule is refused, and with them all is well."""
+    monkeypatch.chdir(tmp_path)
+    assert sh(*words.split())[0] in (1, 3)
+    code, _, err = sh(*words.split(), "--pipeline", "pipeline.yml")
+    assert (code, err) == (0, "")
+    assert sh(*words.split(), "--pipeline", "absent.yml")[0] == 3
+
+
+def test_pipelines_may_be_several_and_their_faults_are_named(sh: Shell, theirs: Path, tmp_path: Path) -> None:
+    """By their number, as `vedette plan` names those of the configuration; they are no rules without cases."""
+    first, second = tmp_path / "first.yml", tmp_path / "second.yml"
+    *head, names, words, source = THEIRS.splitlines(keepends=True)
+    first.write_text("".join([*head, words]))
+    second.write_text("".join(["name: more\npriority: 20\ntransformations:\n", names, source]))
+    said = "3 checks, 0 failed; 1 rule files, 0 without cases\n"
+    assert sh("test", theirs, "--pipeline", first, "--pipeline", second)[:2] == (0, said)
+    second.write_text("name: more\ntransformations: [{type: nonsense}]\n")
+    code, out, _ = sh("check", theirs, "--pipeline", first, "--pipeline", second)
+    assert (code, "pipeline 2/second.yml:2:1: refused: not a valid pipeline" in out) == (1, True)
+
+
+def test_explain_puts_pipelines_beside_a_rule_of_the_configuration(sh: Shell, theirs: Path, tmp_path: Path) -> None:
+    root = {"root": {"roles": ["admin"], "key": pem("root")}}
+    (tmp_path / "bootstrap.yml").write_text(yaml.safe_dump({"data": "data", "trust_root": root}))
+    (tmp_path / "count.yml").rename(theirs / "rule.yml")
+    (tmp_path / "vedette.yml").write_text(
+        f"revision: 1\nsources: {{logs: {{type: files, paths: [{tmp_path}]}}}}\n"
+        f"detectors: {{theirs: {{type: sigma, path: {theirs}}}}}\n"
+        "streams: {a: {source: logs, detectors: [theirs]}}\n"
+    )
+    hosts = "33333333-3333-4333-8333-333333333333"
+    for id, log in ((RULE_ID, "event.json"), (hosts, "log.json")):
+        assert sh("explain", id, tmp_path / log)[0] == 1
+        assert sh("explain", id, tmp_path / log, "--pipeline", tmp_path / "pipeline.yml")[0] == 0
