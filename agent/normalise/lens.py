@@ -7,21 +7,23 @@ and has to be decoded whole. What is passed over must be JSON and within bounds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias, TypedDict
 
 import msgspec
 import orjson
 
-from agent.normalise.decode import Raw, is_small
+from agent.normalise.decode import Raw, decode_json, is_small
 from agent.normalise.kinds import Group, Route, with_names
 from agent.normalise.mapping import Joint, Path, Paths, has
 
-_MOST_SHOWN = 128
-"""Paths; where more is read the whole record costs no more."""
+_TRIED = 16
+"""Records on which a lens is tried against decoding them whole, whenever it shows more, and now and then."""
 _MOST_REFUSED = 4
 """One record of so many may be refused; a lens that refuses more rests for some blocks."""
-_REST = 16
+_REST, _LONG_REST = 16, 256
+"""Blocks: after many refusals; and until it is tried again."""
 _64_BITS = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _SCALAR: Any = str | _64_BITS | float | bool | None
 _WHOLE: Any = _SCALAR | list[Any] | dict[str, Any]
@@ -43,19 +45,33 @@ class Lens:
         self._paths = set(route.shape.time).union(*route.identity)
         self._covered: set[Group] = set()
         self._rests = 0
+        self._untried = 0
+        """Blocks until it is tried again."""
         self._show()
 
     def read(self, raws: Sequence[Raw]) -> list[dict[str, Any] | None]:
         """Return what is read of *raws*; None for each that has to be decoded whole."""
-        if self._rests or len(self._paths) > _MOST_SHOWN:
-            self._rests = max(0, self._rests - 1)
+        if self._rests:
+            self._rests -= 1
             return [None] * len(raws)
         if self._shown != self._paths:
             self._show()
+        self._untried -= 1
+        if self._untried < 0:
+            self._untried = _LONG_REST
+            if not self._pays(raws[:_TRIED]):
+                self._rests = _LONG_REST
+                return [None] * len(raws)
         found = [self._read(raw) for raw in raws]
         if found.count(None) * _MOST_REFUSED > len(raws):
             self._rests = _REST
         return found
+
+    def _pays(self, raws: Sequence[Raw]) -> bool:
+        """Say whether *raws* are read in less time than it takes to decode them: that depends on how they are made."""
+        read = min(_time_of(lambda: [self._read(raw) for raw in raws]) for _ in range(2))
+        whole = min(_time_of(lambda: decode_json(raws)) for _ in range(2))
+        return read < whole
 
     def covers(self, group: Group) -> bool:
         """Say whether the records that were read hold all that *group* reads; if not, the next ones will."""
@@ -91,6 +107,7 @@ class Lens:
 
     def _show(self) -> None:
         self._shown = set(self._paths)
+        self._untried = 0
         self._decode = self._decoder()
 
     def _decoder(self) -> Any:
@@ -117,6 +134,12 @@ def lens_of(route: Route, rivals: Sequence[Route] | None, record: dict[str, Any]
     if not all(any(not has(record, path) for path in rival.shape.when) for rival in rivals):
         return None
     return Lens(route, rivals, record)
+
+
+def _time_of(work: Callable[[], object]) -> int:
+    begun = time.thread_time_ns()
+    work()
+    return time.thread_time_ns() - begun
 
 
 def _guards(whens: Sequence[Paths], record: dict[str, Any]) -> list[Path]:

@@ -176,9 +176,15 @@ def test_numbers_of_any_length_are_the_same(key: str, piece: bytes) -> None:
     assert not read([[raw]], {"event.id"}, set())[0].dead
 
 
-@pytest.mark.parametrize("shown", [0, 128])
-def test_what_was_decoded_whole_is_not_decoded_again(shown: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither where a lens shows nothing since too much is read, nor where it rests."""
+@pytest.fixture(autouse=True)
+def _it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lenses are used whatever they cost here."""
+    monkeypatch.setattr(Lens, "_pays", lambda *_: True)
+
+
+@pytest.mark.parametrize("pays", [False, True])
+def test_what_was_decoded_whole_is_not_decoded_again(pays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where a lens costs more than it spares, nor where it rests."""
     decoded = 0
 
     def counted(raws: Sequence[Any]) -> Any:
@@ -187,7 +193,35 @@ def test_what_was_decoded_whole_is_not_decoded_again(shown: int, monkeypatch: py
         return decode_json(raws)
 
     monkeypatch.setattr(normaliser, "decode_json", counted)
-    monkeypatch.setattr(lens, "_MOST_SHOWN", shown)
+    monkeypatch.setattr(Lens, "_pays", lambda *_: pays)
     refused = orjson.dumps({**CLOUDTRAIL, "eventTime": 2**64 - 1})
     read([[refused] * 8] * 3, {"event.id", "user.name"}, set())
     assert decoded <= 3 * (1 + 8)
+
+
+@pytest.mark.parametrize(("read_ns", "whole_ns", "used"), [(10, 20, True), (20, 10, False), (20, 20, False)])
+def test_a_lens_is_used_where_it_costs_less(
+    read_ns: int, whole_ns: int, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried when it shows more, and again after many blocks; the clock alone decides, the records are the same."""
+    monkeypatch.undo()
+    times: list[int] = []
+
+    def told(_: object) -> int:
+        if not times:
+            times.extend([read_ns, read_ns, whole_ns, whole_ns])
+        return times.pop(0)
+
+    monkeypatch.setattr(lens, "_time_of", told)
+    found: list[int] = []
+    genuine = Lens.read
+
+    def counted(self: Lens, raws: Sequence[Any]) -> Any:
+        result = genuine(self, raws)
+        found.append(len(result) - result.count(None))
+        return result
+
+    monkeypatch.setattr(Lens, "read", counted)
+    raw = orjson.dumps(CLOUDTRAIL)
+    assert same([[raw] * 8] * 3, {"event.id", "user.name"}, set())
+    assert any(found) is used
