@@ -36,6 +36,8 @@ _SECOND = itemgetter(1)
 _FIRST = itemgetter(0)
 _LAST = itemgetter(2)
 _ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "=": "=", "\\": "\\", "|": "|"}
+_ESCAPED = re.compile(r"\\([nrt=\\|])")
 _CEF_KEY = re.compile(r"(?:^|(?<=[ \t]))([A-Za-z0-9_.\[\]-]{1,100}+)=")
 _MONTH_FIRST = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\S{1,16}) (AM|PM)", re.ASCII)
 _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", "severity")
@@ -405,13 +407,7 @@ def _is_escaped(text: str, place: int) -> bool:
 
 
 def _written_out(value: str) -> str:
-    out, place = [], 0
-    while (found := value.find("\\", place)) >= 0 and found + 1 < len(value):
-        out.append(value[place:found])
-        letter = value[found + 1]
-        out.append({"n": "\n", "r": "\r", "t": "\t"}.get(letter, letter if letter in "=\\|" else f"\\{letter}"))
-        place = found + 2
-    return "".join([*out, value[place:]])
+    return _ESCAPED.sub(lambda found: _ESCAPES[found[1]], value)
 
 
 def _character(named: str) -> str:
