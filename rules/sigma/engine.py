@@ -511,6 +511,18 @@ class _Seek(NamedTuple):
     rule: int
 
 
+class _Interested(NamedTuple):
+    """The rules that look for one literal, by where it must stand."""
+
+    anywhere: list[int]
+    at_begin: list[int]
+    at_end: list[int]
+
+
+_PLACES = {"startswith": 1, "endswith": 2}
+"""Operator -> which of `_Interested` it is; others look anywhere."""
+
+
 class _Index:
     """Which rules a value of one column makes worth looking at; made ready for the first batch with that column."""
 
@@ -519,11 +531,11 @@ class _Index:
         self.atoms = sum(len(seek.arguments) for seek in seeks)
         self._seeks = seeks
         self._equal: dict[str, list[int]] = defaultdict(list)
-        self._within: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self._within: dict[str, _Interested] = defaultdict(lambda: _Interested([], [], []))
         self._tests: dict[tuple[str, str], tuple[Predicate, list[int]]] = {}
         self._automaton: ahocorasick_rs.AhoCorasick | None = None
         self._gate: _Gate | None = None
-        self._found: list[list[tuple[str, int]]] = []
+        self._found: list[_Interested] = []
         self._groups: list[tuple[int, ...]] = [()]
         self._numbers: dict[tuple[int, ...], int] = {(): 0}
         self._listed = 0
@@ -536,7 +548,7 @@ class _Index:
             if way == "equals" and self.column != RAW:
                 self._equal[sought].append(rule)
             elif sought:
-                self._within[sought].append((way, rule))
+                self._within[sought][_PLACES.get(way, 0)].append(rule)
             else:
                 key = operator, repr(argument)
                 if key not in self._tests:
@@ -624,13 +636,12 @@ class _Index:
             self._automaton = ahocorasick_rs.AhoCorasick(list(self._within))
             self._found = list(self._within.values())
         for pattern, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True):
-            for way, rule in self._found[pattern]:
-                if way == "startswith":
-                    if start:
-                        continue
-                elif way == "endswith" and end != len(text):
-                    continue
-                rules.add(rule)
+            anywhere, at_begin, at_end = self._found[pattern]
+            rules.update(anywhere)
+            if at_begin and not start:
+                rules.update(at_begin)
+            if at_end and end == len(text):
+                rules.update(at_end)
 
 
 _Indexes: TypeAlias = WeakValueDictionary[tuple[Any, ...], _Index]
