@@ -9,11 +9,11 @@ need no literal are evaluated as masks over the kind's rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import ahocorasick_rs
@@ -37,6 +37,8 @@ _MEMO = 8_192
 _MOST_LISTED = 131_072
 """Rules in the groups of an index, which are then found anew: there are values of ever other groups."""
 _MOST_ASKED = 1_024
+_MOST_SHARED = 256
+"""Plans that a new kind may share, those that were made last."""
 _MOST_PLANS = 512
 """Kinds whose plans are kept, those that events had last; a plan that was given up is made again."""
 
@@ -69,16 +71,46 @@ Tests: TypeAlias = _PerLeaf[Predicate]
 # --- binding a condition to a kind of event ---------------------------------------------------------------------------
 
 
+_VARIES: Final = object()
+"""In place of a value: it is another one in each row, or may be."""
+
+
+class _Fold(NamedTuple):
+    """What all rows of a kind have in a column (None: nothing), or `_VARIES`; and what tests said of it."""
+
+    value: Any
+    said: list[tuple[str, list[Any], bool]]
+
+
+Folds: TypeAlias = dict[str, _Fold]
+_EXACTLY: Final = ("", list[Any](), False)
+"""In place of what a test said: the column meets others, so that it must be this very value."""
+
+
+def _known(kind: Kind, name: str) -> Any:
+    """Return what all rows of *kind* have in a column: a column of another vendor is in none, and what could not be
+    read has its raw text alone."""
+    if name in kind.constant:
+        return kind.constant[name]
+    if kind.mapping == UNPARSED:
+        return _VARIES if name == RAW else None
+    is_anothers = name.startswith("winlog.") and not kind.prefix.startswith("winlog.")
+    return None if name in kind.absent or is_anothers else _VARIES
+
+
 class Binder:
     """How one kind of event holds what a rule's condition names."""
 
-    def __init__(self, kind: Kind, category: str | None, tests: Tests | None) -> None:
-        """*tests* decide what is constant in the kind; without them it is left in the condition."""
+    def __init__(self, kind: Kind, category: str | None, tests: Tests | None, folds: Folds | None = None) -> None:
+        """*tests* decide what is constant in the kind; without them it is left in the condition.
+
+        *folds* learns what was asked of the kind.
+        """
         self._kind = kind
         self._aliases = logsource.ALIASES.get(category or "", {})
         self._tests = tests
         self._columns: dict[str | None, str] = {}
-        self._folds: dict[str, bool] = {}
+        self._folds: Folds = {} if folds is None else folds
 
     def column(self, native: str | None) -> str:
         """Return the column for a rule's field: by the kind's mapping, by category, as ECS itself, by prefix."""
@@ -120,22 +152,24 @@ class Binder:
         _, native, operator, arguments = leaf
         name = column(native)
         if operator[:6] == "field ":
-            return ["is", name, operator, [column(other) for other in arguments]]
-        folds = self._folds.get(name)
-        if folds is None:
-            folds = self._folds[name] = self._tests is not None and self._is_constant(name)
-        if not folds or self._tests is None:
+            others = [column(other) for other in arguments]
+            for each in (name, *others):
+                self._fold(each).said.append(_EXACTLY)
+            return ["is", name, operator, others]
+        if self._tests is None:
             return ["is", name, operator, arguments]
-        return self._tests(operator, arguments)(self._kind.constant.get(name))
+        fold = self._fold(name)
+        if fold.value is _VARIES:
+            return ["is", name, operator, arguments]
+        verdict = self._tests(operator, arguments)(fold.value)
+        fold.said.append((operator, arguments, verdict))
+        return verdict
 
-    def _is_constant(self, name: str) -> bool:
-        return name in self._kind.constant or name in self._kind.absent or self._lacks(name)
-
-    def _lacks(self, name: str) -> bool:
-        """Say whether events of this kind can never have the column: another vendor's, or they could not be read."""
-        if self._kind.mapping == UNPARSED:
-            return name != RAW
-        return name.startswith("winlog.") and not self._kind.prefix.startswith("winlog.")
+    def _fold(self, name: str) -> _Fold:
+        fold = self._folds.get(name)
+        if fold is None:
+            fold = self._folds[name] = _Fold(_known(self._kind, name), [])
+        return fold
 
 
 class _Source(NamedTuple):
@@ -144,9 +178,9 @@ class _Source(NamedTuple):
     logsource: tuple[str | None, str | None, str | None]
     rules: list[tuple[int, Rule]]
 
-    def bind(self, kind: Kind, tests: Tests) -> Iterator[tuple[int, Bound]]:
+    def bind(self, kind: Kind, tests: Tests, folds: Folds) -> Iterator[tuple[int, Bound]]:
         """Yield what is left to decide of each rule for events of *kind*, without those that cannot match them."""
-        binder = Binder(kind, self.logsource[1], tests)
+        binder = Binder(kind, self.logsource[1], tests, folds)
         applies = binder.bind(condition, str) if (condition := logsource.condition(*self.logsource)) else False
         unparsed = kind.mapping == UNPARSED
         if applies is False and not unparsed:
@@ -652,12 +686,15 @@ _Indexes: TypeAlias = WeakValueDictionary[tuple[Any, ...], _Index]
 
 
 class KindPlan:
-    """The rules that can match events of one kind, ready to run."""
+    """The rules that can match events of one kind, or of kinds that are the same to all rules, ready to run."""
 
     def __init__(
         self, kind: Kind, sources: Iterable[_Source], tests: Tests, sought: _PerLeaf[_Sought], indexes: _Indexes
     ) -> None:
-        bound = {number: condition for source in sources for number, condition in source.bind(kind, tests)}
+        self._kind = kind
+        self._folds: Folds = {}
+        self._tests = tests
+        bound = {number: one for source in sources for number, one in source.bind(kind, tests, self._folds)}
         self.rules = len(bound)
         self.fields = frozenset(
             _RAW_COLUMN if name == RAW else name for one in bound.values() for name in columns(one)
@@ -668,6 +705,21 @@ class KindPlan:
         self._constant = kind.constant
         self._sought = sought
         self._indexes = indexes
+
+    def serves(self, kind: Kind) -> bool:
+        """Say whether rules see no difference between *kind* and the one that this was made for."""
+        own = self._kind
+        if (kind.mapping, kind.prefix, kind.renames) != (own.mapping, own.prefix, own.renames):
+            return False
+        return all(self._is_alike(fold, _known(kind, name)) for name, fold in self._folds.items())
+
+    def _is_alike(self, fold: _Fold, value: Any) -> bool:
+        if fold.value is _VARIES or value is _VARIES:
+            return fold.value is value
+        return fold.value == value or all(
+            operator and self._tests(operator, arguments)(value) is verdict
+            for operator, arguments, verdict in fold.said
+        )
 
     @cached_property
     def _looked_up(self) -> tuple[list[int], dict[str, _Index]]:
@@ -741,6 +793,10 @@ class KindPlan:
         return tree
 
 
+def _sorted(parts: list[_Rows]) -> _Rows:
+    return parts[0] if len(parts) == 1 else np.sort(np.concatenate(parts))
+
+
 class Engine:
     """All rules, with a plan for each kind of event that has been met."""
 
@@ -749,6 +805,7 @@ class Engine:
         self._plans: dict[Kind, KindPlan] = {}
         self._asked: dict[Kind, KindPlan] = {}
         """Plans of kinds that somebody has asked about and that no event has had yet."""
+        self._made: deque[KindPlan] = deque(maxlen=_MOST_SHARED)
         self._tests = _PerLeaf(predicate)
         self._sought = _PerLeaf(_sought)
         self._indexes: _Indexes = WeakValueDictionary()
@@ -774,6 +831,14 @@ class Engine:
         return found
 
     def _make(self, kind: Kind) -> KindPlan:
+        """Return the plan of a kind that rules cannot tell from this one, else a new one."""
+        for plan in self._made:
+            if plan.serves(kind):
+                return plan
+        self._made.appendleft(plan := self._new(kind))
+        return plan
+
+    def _new(self, kind: Kind) -> KindPlan:
         return KindPlan(kind, self._sources, self._tests, self._sought, self._indexes)
 
     def plan(self, kind: Kind) -> KindPlan:
@@ -792,6 +857,9 @@ class Engine:
 
     def match(self, batch: Batch) -> Iterator[tuple[int, Rule]]:
         """Yield (row, rule) for each match, in the order of rows and of rules."""
-        found = [pair for kind, rows in batch.rows_by_kind() for pair in self.plan(kind).match(batch, rows)]
+        rows_by_plan: dict[KindPlan, list[_Rows]] = defaultdict(list)
+        for kind, rows in batch.rows_by_kind():
+            rows_by_plan[self.plan(kind)].append(rows)
+        found = [pair for plan, parts in rows_by_plan.items() for pair in plan.match(batch, _sorted(parts))]
         for row, rule in sorted(found):
             yield row, self.rules[rule]
