@@ -36,9 +36,10 @@ _MEMO = 8_192
 """Values that one part of a condition remembers for a column's dictionary."""
 _MOST_LISTED = 131_072
 """Rules in the groups of an index, which are then found anew: there are values of ever other groups."""
-_MOST_ASKED = 1_024
-_MOST_SHARED = 256
-"""Plans that a new kind may share, those that were made last."""
+_MOST_MADE = 1_024
+"""Plans that another kind may share."""
+_MOST_BOUND = 65_536
+"""Rules whose conditions are kept bound, over all plans."""
 _MOST_PLANS = 512
 """Kinds whose plans are kept, those that events had last; a plan that was given up is made again."""
 
@@ -692,19 +693,28 @@ class KindPlan:
         self, kind: Kind, sources: Iterable[_Source], tests: Tests, sought: _PerLeaf[_Sought], indexes: _Indexes
     ) -> None:
         self._kind = kind
-        self._folds: Folds = {}
+        self._sources = sources
         self._tests = tests
-        bound = {number: one for source in sources for number, one in source.bind(kind, tests, self._folds)}
+        self._folds: Folds = {}
+        bound = self._bound
         self.rules = len(bound)
         self.fields = frozenset(
             _RAW_COLUMN if name == RAW else name for one in bound.values() for name in columns(one)
         ) - frozenset(kind.constant)
         self.numbers = tuple(bound)
         self._trees: dict[int, _Node] = {}
-        self._bound = bound
         self._constant = kind.constant
         self._sought = sought
         self._indexes = indexes
+
+    @cached_property
+    def _bound(self) -> dict[int, Bound]:
+        folds = self._folds = {}
+        return {number: one for source in self._sources for number, one in source.bind(self._kind, self._tests, folds)}
+
+    def lighten(self) -> None:
+        """Give up the bound conditions, which are most of it; they are made again if events come."""
+        self.__dict__.pop("_bound", None)
 
     def serves(self, kind: Kind) -> bool:
         """Say whether rules see no difference between *kind* and the one that this was made for."""
@@ -803,9 +813,11 @@ class Engine:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self._plans: dict[Kind, KindPlan] = {}
-        self._asked: dict[Kind, KindPlan] = {}
-        """Plans of kinds that somebody has asked about and that no event has had yet."""
-        self._made: deque[KindPlan] = deque(maxlen=_MOST_SHARED)
+        self._made: deque[KindPlan] = deque(maxlen=_MOST_MADE)
+        """Plans that kinds may share, the newest first."""
+        self._heavy: deque[KindPlan] = deque()
+        """Those that hold their bound conditions, the oldest first."""
+        self._weight = 0
         self._tests = _PerLeaf(predicate)
         self._sought = _PerLeaf(_sought)
         self._indexes: _Indexes = WeakValueDictionary()
@@ -823,20 +835,18 @@ class Engine:
         return [self.rules[number] for number in self._of(kind).numbers]
 
     def _of(self, kind: Kind) -> KindPlan:
-        found = self._plans.get(kind) or self._asked.get(kind)
+        """Return the plan of *kind*, or of a kind that rules cannot tell from it, or a new one."""
+        found = self._plans.get(kind) or next((plan for plan in self._made if plan.serves(kind)), None)
         if found is None:
-            if len(self._asked) >= _MOST_ASKED:
-                self._asked.clear()
-            found = self._asked[kind] = self._make(kind)
+            found = self._new(kind)
+            self._made.appendleft(found)
+            self._heavy.append(found)
+            self._weight += found.rules
+            while self._weight > _MOST_BOUND:
+                lightened = self._heavy.popleft()
+                lightened.lighten()
+                self._weight -= lightened.rules
         return found
-
-    def _make(self, kind: Kind) -> KindPlan:
-        """Return the plan of a kind that rules cannot tell from this one, else a new one."""
-        for plan in self._made:
-            if plan.serves(kind):
-                return plan
-        self._made.appendleft(plan := self._new(kind))
-        return plan
 
     def _new(self, kind: Kind) -> KindPlan:
         return KindPlan(kind, self._sources, self._tests, self._sought, self._indexes)
@@ -847,7 +857,6 @@ class Engine:
             if len(self._plans) >= _MOST_PLANS:
                 del self._plans[next(iter(self._plans))]
             plan = self._of(kind)
-            del self._asked[kind]
         self._plans[kind] = plan
         return plan
 

@@ -415,6 +415,23 @@ def test_plans_of_kinds_long_gone_are_given_up(monkeypatch: pytest.MonkeyPatch) 
     assert [*one.plans][-2:] == kinds[:2]
 
 
+def test_conditions_that_were_given_up_are_bound_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kinds that were only asked about hold no conditions for long; when events come they are matched as ever."""
+    monkeypatch.setattr("rules.sigma.engine._MOST_BOUND", 6)
+    texts = [rule_text(f"{{sel: {{A{number}: a, EventID: 1}}, condition: sel}}", "{product: windows}",
+                       id=f"00000000-0000-4000-8000-{number:012}") for number in range(4)]  # fmt: skip
+    one = engine(*texts)
+    kinds = [
+        Kind("windows", (("winlog.channel", "System"), ("event.code", "1")), {"EventID": "event.code", "A0": f"c{number}"},
+             "winlog.event_data.") for number in range(8)
+    ]  # fmt: skip
+    assert [len(one.fields(kind)) for kind in kinds] == [4] * 8
+    assert [plan.rules for plan in one._heavy] == [4]
+    for number, kind in enumerate(kinds):
+        events = [{f"c{number}": "a"}, {"winlog.event_data.A1": "a"}, {"c9": "a"}]
+        assert [(row, rule.id[-1]) for row, rule in one.match(batch(events, kind))] == [(0, "0"), (1, "1")]
+
+
 def test_groups_of_rules_that_never_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever can write what many rules look for makes no memory grow; every answer stays what it was."""
     monkeypatch.setattr("rules.sigma.engine._MOST_LISTED", 200)
