@@ -418,18 +418,18 @@ def test_plans_of_kinds_long_gone_are_given_up(monkeypatch: pytest.MonkeyPatch) 
 def test_conditions_that_were_given_up_are_bound_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kinds that were only asked about hold no conditions for long; when events come they are matched as ever."""
     monkeypatch.setattr("rules.sigma.engine._MOST_BOUND", 6)
-    texts = [rule_text(f"{{sel: {{A{number}: a, EventID: 1}}, condition: sel}}", "{product: windows}",
-                       id=f"00000000-0000-4000-8000-{number:012}") for number in range(4)]  # fmt: skip
+    fields = ["A", "B", "C", "D"]
+    texts = [
+        rule_text(f"{{s: {{{one}: a, EventID: 1}}, condition: s}}", "{product: windows}", name=one) for one in fields
+    ]
     one = engine(*texts)
-    kinds = [
-        Kind("windows", (("winlog.channel", "System"), ("event.code", "1")), {"EventID": "event.code", "A0": f"c{number}"},
-             "winlog.event_data.") for number in range(8)
-    ]  # fmt: skip
+    constants = (("winlog.channel", "System"), ("event.code", "1"))
+    kinds = [Kind(f"m{n}", constants, {"EventID": "event.code", "A": f"c{n}"}, f"winlog.{n}.") for n in range(8)]
     assert [len(one.fields(kind)) for kind in kinds] == [4] * 8
     assert [plan.rules for plan in one._heavy] == [4]
     for number, kind in enumerate(kinds):
-        events = [{f"c{number}": "a"}, {"winlog.event_data.A1": "a"}, {"c9": "a"}]
-        assert [(row, rule.id[-1]) for row, rule in one.match(batch(events, kind))] == [(0, "0"), (1, "1")]
+        events = [{f"c{number}": "a"}, {f"winlog.{number}.B": "a"}, {"c9": "a"}]
+        assert [(row, rule.name) for row, rule in one.match(batch(events, kind))] == [(0, "A"), (1, "B")]
 
 
 def test_groups_of_rules_that_never_come_again_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
