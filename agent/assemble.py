@@ -31,6 +31,7 @@ from agent.state import State
 from agent.stream import Stream
 from agent.trust import pack
 from agent.trust.admission import Admitted, Terms, admit
+from agent.trust.manifest import instant
 from agent.trust.pack import Pack
 from agent.zones import zone_of
 
@@ -49,14 +50,17 @@ def build_pipeline(
 ) -> Pipeline:
     """Make the detectors and filters that *stream* names; ConfigError with the line of what is wrong."""
     detectors = [*(build_detector(configuration, locator, name, cache) for name in stream.detectors), *models]
-    filters = [
-        Filter(name, {key: frozenset(values) for key, values in configuration.filters[name].items()})
-        for name in stream.filters
-    ]
     ids = [one.id for one in detectors]
     if repeated := sorted({id for id in ids if ids.count(id) > 1}):
         raise ConfigError(f"two detectors of one stream have the id {', '.join(repeated)}")
-    return Pipeline(detectors, filters)
+    return Pipeline(detectors, _filters(configuration, stream))
+
+
+def _filters(configuration: Configuration, stream: StreamConfig) -> list[Filter]:
+    return [
+        Filter(name, {key: frozenset(values) for key, values in configuration.filters[name].items()})
+        for name in stream.filters
+    ]
 
 
 def build_detector(configuration: Configuration, locator: Locator, name: str, cache: Path | None) -> Detector:
@@ -113,11 +117,13 @@ class AdmittedPack:
 
 @dataclass(frozen=True)
 class Built:
-    """A stream, what of it was refused (the rest of it runs), and the packs that its detectors are made of."""
+    """A stream, what of it was refused (the rest of it runs), the packs that its detectors are made of, and what adds
+    tables to its alerts."""
 
     stream: Stream
     refused: tuple[Refusal, ...]
     packs: Mapping[str, AdmittedPack]
+    enrich: Enrich | None
 
 
 def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp) -> Built:
@@ -134,9 +140,47 @@ def build_stream(accepted: Accepted, id: str, cache: Path | None, now: Timestamp
         for one in pipeline.detectors
         if isinstance(one, Referring) and (one.unpinned or one.pack)
     }
-    source = build_source(configuration, locator, section.source)
-    judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted), enrich=build_enrichment(accepted))
-    return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused, packs)
+    return _joined(accepted, id, pipeline, refused, packs, build_enrichment(accepted))
+
+
+def build_again(accepted: Accepted, built: Built, now: Timestamp) -> Built:
+    """Make *built* anew, at its very beginning, of the detectors and tables that were admitted for it: nothing that a
+    signature covers is read again. A model that has expired meanwhile and must not go on is refused alone.
+    """
+    configuration, stream = accepted.configuration, built.stream
+    detectors: list[Detector] = []
+    refused = list(built.refused)
+    for one in stream.pipeline.detectors:
+        if isinstance(one, ModelDetector) and _must_end(configuration, one, now):
+            reason = f"expected a model that is valid now, found one until {one.manifest.not_after}"
+            refused.append(
+                Refusal(one.id, f"model {one.id}: refused at step 7, validity: {reason}; train and sign a new one")
+            )
+        else:
+            detectors.append(one)
+    pipeline = stream.pipeline
+    if len(detectors) < len(pipeline.detectors):
+        pipeline = Pipeline(detectors, _filters(configuration, configuration.streams[stream.id]))
+    return _joined(accepted, stream.id, pipeline, tuple(refused), built.packs, built.enrich)
+
+
+def _must_end(configuration: Configuration, model: ModelDetector, now: Timestamp) -> bool:
+    return configuration.models[model.id].on_expiry == "stop" and now >= instant(model.manifest.not_after)
+
+
+def _joined(
+    accepted: Accepted,
+    id: str,
+    pipeline: Pipeline,
+    refused: tuple[Refusal, ...],
+    packs: Mapping[str, AdmittedPack],
+    enrich: Enrich | None,
+) -> Built:
+    """Return what is admitted joined with a source and a judge, which are made by the configuration's text alone."""
+    configuration = accepted.configuration
+    source = build_source(configuration, accepted.locator, configuration.streams[id].source)
+    judge = build_judge(configuration, id, pipeline, stamp=stamp(accepted), enrich=enrich)
+    return Built(Stream(id, source, pipeline, judge, None, State(), provenance(accepted)), refused, packs, enrich)
 
 
 def admit_pack(accepted: Accepted, detector: Referring) -> AdmittedPack:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -94,7 +95,7 @@ class Pipeline:
     def __init__(self, detectors: Sequence[Detector], filters: Sequence[Filter] = ()) -> None:
         self.detectors = tuple(detectors)
         self.filters = (OWN_ALERTS, *filters)
-        self.normaliser = Normaliser(self._wanted)
+        self.normaliser = Normaliser(partial(_wanted, (*self.detectors, *self.filters)))
 
     def evaluate(self, records: Records, states: States) -> Evaluation:
         """Normalise, filter and show the events to every detector; then close what the watermark has passed."""
@@ -135,10 +136,6 @@ class Pipeline:
             "filters": {one.name: {name: sorted(values) for name, values in one.where.items()} for one in self.filters},
         }
 
-    def _wanted(self, kind: Kind) -> frozenset[str]:
-        wanted: list[Detector | Filter] = [*self.detectors, *self.filters]
-        return frozenset().union(*(one.fields(kind) for one in wanted))
-
     def _filter(self, batch: Batch) -> tuple[Batch, dict[str, int]]:
         filtered: Counter[str] = Counter()
         for one in self.filters:
@@ -147,6 +144,12 @@ class Pipeline:
                 filtered[one.name] += int(mask.sum())
                 batch = batch.take(np.flatnonzero(~mask))
         return batch, dict(filtered)
+
+
+def _wanted(parts: Sequence[Detector | Filter], kind: Kind) -> frozenset[str]:
+    """Return the fields that *parts* read of a kind. The normaliser knows them and not the pipeline, so that no circle
+    holds thousands of rules until the collector comes by."""
+    return frozenset().union(*(one.fields(kind) for one in parts))
 
 
 def _watermark(records: Records, marks: StateView) -> Timestamp:

@@ -14,15 +14,16 @@ from typing import Any
 
 import structlog
 
-from agent.assemble import build_enrichment, build_judge, build_stream, stamp
+from agent.assemble import AdmittedPack, build_enrichment, build_judge, build_stream, stamp
 from agent.config import Accepted
-from agent.errors import RetryableError, VedetteError
+from agent.errors import RetryableError, TrustError, VedetteError
 from agent.model import SECOND, Timestamp
 from agent.ports import Replayable
 from agent.state import State
 from agent.store import Reader, Store
 from agent.store.sqlite import backoff, clock
 from agent.stream import Stream, run_cycle
+from agent.workers import last_pack
 
 log = structlog.get_logger()
 IDLE_S = 0.2
@@ -108,7 +109,10 @@ class Replay:
             self.new += _alerts(store, stream.id) - before
 
     def _make(self, span: Span, accepted: Accepted, store: Store) -> Stream:
-        stream = build_stream(accepted, self.stream, store.folder / "cache", clock()).stream
+        built = build_stream(accepted, self.stream, store.folder / "cache", clock())
+        stream = built.stream
+        for one in built.packs.values():
+            self._must_be_accepted(one, store)
         if not isinstance(stream.source, Replayable):
             raise VedetteError(f"source {stream.source.id} cannot be asked again; 'vedette scan' evaluates files anew")
         begin = None if span.start is None else span.start - self.warm_up * SECOND
@@ -124,6 +128,17 @@ class Replay:
             enrich=build_enrichment(accepted),
         )
         return Stream(f"{self.stream}/replay", source, stream.pipeline, judge, None, State(), stream.provenance)
+
+    @staticmethod
+    def _must_be_accepted(lies: AdmittedPack, store: Store) -> None:
+        """TrustError unless the daemon accepted the pack as it lies there: what it has not seen raises no alerts."""
+        with Reader(store.folder) as reader:
+            last = last_pack(reader, lies.pack.name)
+        if (last.get("version"), last.get("digest")) != (lies.pack.version, lies.pack.digest):
+            raise TrustError(
+                f"pack {lies.pack.name}: version {lies.pack.version} lies there, accepted is {last.get('version')}:"
+                " let it be taken first ('vedette config apply'), or put the accepted one back"
+            )
 
 
 def _alerts(store: Store, stream: str) -> int:

@@ -135,7 +135,8 @@ class Service:
         try:
             files = Files.read(self._bootstrap.configuration)
             if before is None or files.text != before.files.text:
-                self._take(self._built(accept(files, self._root, before, above=above), strict=True))
+                accepted = accept(files, self._root, before, above=above)
+                self._take(self._ready(self._built(accepted, strict=True)))
                 return
         except StoreBroken:
             raise
@@ -144,7 +145,7 @@ class Service:
             if before is None:
                 raise
             log.warning("the last good configuration goes on", revision=before.revision)
-        self._go_on(before)
+        self._go_on(self._ready(self._built(before, strict=False)))
 
     def _start_workers(self) -> None:
         self._begin()
@@ -176,6 +177,13 @@ class Service:
         workers.build(strict=strict)
         return workers
 
+    def _ready(self, workers: Workers) -> Workers:
+        """Do for *workers* what takes long, while those that they shall replace still work."""
+        gc.collect()
+        workers.prepare()
+        gc.freeze()  # compiled rules live long: the collector need not look at them again
+        return workers
+
     def _take(self, workers: Workers) -> None:
         """Let a new configuration, made whole, be what runs from `begin` on: if all that it names can be opened.
 
@@ -192,9 +200,8 @@ class Service:
         self._meters.configuration("accepted")
         log.info("configuration accepted", **accepted.facts())
 
-    def _go_on(self, accepted: Accepted) -> None:
-        """Let what was accepted before be what runs, as far as that can be made today."""
-        workers = self._built(accepted, strict=False)
+    def _go_on(self, workers: Workers) -> None:
+        """Let what was accepted before be what runs, as far as it can be opened today."""
         try:
             workers.open(strict=False)
             self._enter(workers)
@@ -238,7 +245,7 @@ class Service:
         for admitted in runner.packs.values():
             with Reader(self._store.folder) as reader:
                 last = last_pack(reader, admitted.pack.name)
-            if last.get("version") != admitted.pack.version:
+            if last.get("version", 0) < admitted.pack.version:
                 self._store.record(runner.stream.id, "pack-accepted", admitted.facts(), clock())
                 log.info("pack accepted", stream=runner.stream.id, **admitted.facts())
 
@@ -259,24 +266,19 @@ class Service:
             is_new = files.text != before.files.text
             if is_new:
                 accepted = accept(files, self._root, before, above=self._used(files))
-                workers = self._built(accepted, strict=True)
+                workers = self._ready(self._built(accepted, strict=True))
         except Exception as error:
             self._refuse(error)
             raise
         if not is_new:
             return {"revision": before.revision, "changed": self._renew(before)}
-        self._pause("the configuration changes")
-        try:
+
+        def enter() -> None:
             self._take(workers)
             applied = {"revision": accepted.revision, "digest": accepted.digest}
             self._store.record("", "configuration-applied", applied, clock(), actor=by)
-        except Exception as error:
-            self._workers.stop()
-            try:
-                self._refuse(error)
-            finally:
-                self._resume(before)
-            raise
+
+        self._swap(workers, "the configuration changes", enter, self._refuse)
         self._begin()
         return {"revision": accepted.revision, "changed": sorted(accepted.changed)}
 
@@ -285,33 +287,50 @@ class Service:
 
         A changed pack takes its predecessor's place between two batches. If one may not run, all that runs goes on.
         """
-        running, lacks = self._workers.packs, self._workers.lacks_something
+        running = {key: one.pack for key, one in self._workers.packs.items()}
+        lacks = self._workers.lacks_something
         if not running and not lacks:
             return []
         try:
             workers = self._built(accepted, strict=not lacks)
             for stream in sorted(workers.missing.keys() - self._workers.missing.keys()):
                 raise TrustError(f"stream {stream}: {workers.missing[stream]}")
+            changed = sorted({one.pack.name for key, one in workers.packs.items() if one.pack != running.get(key)})
+            if not lacks and not changed:
+                return []
+            self._ready(workers)
         except Exception as error:
-            self._store.record("", "pack-refused", {"reason": str(error), "kind": type(error).__name__}, clock())
-            log.error("pack refused", reason=str(error))
+            self._refuse_pack(error)
             raise
-        changed = sorted(
-            {one.pack.name for key, one in workers.packs.items() if key not in running or one.pack != running[key].pack}
-        )
-        if lacks:
-            self._restart_workers("what was missing is looked for again")
-        elif changed:
-            self._pause("a pack has changed")
-            try:
-                workers.open(strict=True)
-                self._enter(workers)
-            except BaseException:
-                workers.stop()
-                self._resume(accepted)
-                raise
-            self._begin()
+
+        def enter() -> None:
+            workers.open(strict=not lacks)
+            self._enter(workers)
+
+        reason = "what was missing is looked for again" if lacks else "a pack has changed"
+        self._swap(workers, reason, enter, self._refuse_pack)
+        self._begin()
         return [f"pack {name}" for name in changed]
+
+    def _refuse_pack(self, error: Exception) -> None:
+        self._store.record("", "pack-refused", {"reason": str(error), "kind": type(error).__name__}, clock())
+        log.error("pack refused", reason=str(error))
+
+    def _swap(
+        self, workers: Workers, reason: str, enter: Callable[[], None], refuse: Callable[[Exception], None]
+    ) -> None:
+        """Stop what runs and let *workers*, made whole, take its place by *enter*; if they cannot, it goes on."""
+        before = self._workers
+        self._pause(reason)
+        try:
+            enter()
+        except Exception as error:
+            workers.stop()
+            try:
+                refuse(error)
+            finally:
+                self._resume(before)
+            raise
 
     def _look_again(self) -> None:
         """Do what a SIGHUP asks; why it cannot be done is on record and in the log, and what runs goes on."""
@@ -330,12 +349,13 @@ class Service:
         with Reader(self._store.folder) as reader:
             return max((number for number, text, _ in reader.configurations() if text != files.text), default=0)
 
-    def _resume(self, accepted: Accepted) -> None:
-        """Make everything anew under what ran before; if that fails, nothing runs and the process must end."""
+    def _resume(self, before: Workers) -> None:
+        """Let what *before* were made of go on, whatever lies on the disk by now; if that fails, nothing runs and the
+        process must end."""
         try:
             while not self._asked_to_stop and not self._stop.is_set():
                 try:
-                    self._go_on(accepted)
+                    self._go_on(before.again())
                     self._begin()
                     return
                 except RetryableError as error:  # the disk is full: whatever works could commit nothing either
@@ -346,22 +366,21 @@ class Service:
             self._fail(error)
             raise
 
-    def _restart_workers(self, reason: str) -> None:
-        """Admit and make everything anew under the configuration that runs."""
-        self._pause(reason)
-        self._resume(self._workers.accepted)
+    def _end_expired(self) -> None:
+        """Let all go on but the models that have expired and must not."""
+        self._pause("a model has expired")
+        self._resume(self._workers)
 
     def _begin(self) -> None:
         self._workers.begin()
         gc.collect()
-        gc.freeze()  # compiled rules live long: the collector need not look at them again
+        gc.freeze()
 
     def _pause(self, reason: str) -> None:
         """Stop what works, replays too: they would go on under what does not run any more."""
         for one in self._replays:
             one.stop(reason)
         self._workers.stop()
-        gc.unfreeze()
 
     def _stop_workers(self) -> None:
         if hasattr(self, "_workers"):
@@ -426,7 +445,7 @@ class Service:
                     log.warning("model expiry waits", stream=runner.stream.id, model=one.id, reason=str(error))
             runner.expired = [one.id for one in runner.models if now >= instant(one.manifest.not_after)]
         if any(models[id].on_expiry == "stop" for runner in workers.runners for id in runner.expired):
-            self._in_main(partial(self._restart_workers, "a model has expired"))
+            self._in_main(self._end_expired)
 
     def _say_expiry(self, workers: Workers, runner: Runner, model: ModelDetector, now: Timestamp) -> None:
         """Say once what `expiry` says now: on record first, and of a model that has expired by an alert too."""

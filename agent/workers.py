@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import structlog
 
 from agent import plugins
-from agent.assemble import AdmittedPack, Built, Refusal, build_sink, build_stream
+from agent.assemble import AdmittedPack, Built, Refusal, build_again, build_sink, build_stream
 from agent.config import Accepted, StreamConfig
 from agent.detect.model import ModelDetector
 from agent.errors import AccessDenied, ConfigError, RetryableError, TrustError, VedetteError
@@ -39,22 +39,20 @@ UNREAD_S = 0.05
 ONCE_PATIENCE = 5
 """Failures in a row after which a run that is to end by itself gives up."""
 DRAIN_LIMIT = 500
-_FAR = 1 << 31
 NOTES_SAID = 1000
 """How many places that are not read a stream names in the log."""
 
 
 @dataclass
 class Runner:
-    """One stream's thread, its work queue for commands, and how it is. *refused*: what it should run and does not."""
+    """One stream's thread, its work queue for commands, and how it is."""
 
-    stream: Stream
+    built: Built
     config: StreamConfig
-    refused: Sequence[Refusal] = ()
-    detectors: Sequence[DetectorState] = ()
+    detectors: Sequence[DetectorState]
     """Those made of rules, as far as they could be made."""
-    packs: Mapping[str, AdmittedPack] = field(default_factory=dict)
-    """The signed packs that detectors are made of."""
+    fields: frozenset[str] = frozenset()
+    """The native fields that its source is asked for; none: all that there are."""
     expired: Sequence[str] = ()
     """Models that have expired while they ran."""
     tasks: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=queue.SimpleQueue)
@@ -67,6 +65,20 @@ class Runner:
     """Ends a pause: there is something to do."""
     said: set[str] = field(default_factory=set)
     is_open: bool = False
+
+    @property
+    def stream(self) -> Stream:
+        return self.built.stream
+
+    @property
+    def refused(self) -> Sequence[Refusal]:
+        """What it should run and does not."""
+        return self.built.refused
+
+    @property
+    def packs(self) -> Mapping[str, AdmittedPack]:
+        """The signed packs that detectors are made of."""
+        return self.built.packs
 
     @property
     def status(self) -> dict[str, str]:
@@ -92,7 +104,7 @@ class Runner:
     def open(self) -> None:
         """Open the source, once; RetryableError while its upstream cannot be reached."""
         if not self.is_open:
-            self.stream.source.open(self.stream.pipeline.projection(self.stream.judge.fields))
+            self.stream.source.open(self.fields)
             self.is_open = True
 
     def say_notes(self) -> None:
@@ -154,19 +166,45 @@ class Workers:
         TrustError, AccessDenied or ConfigError if the configuration cannot run. Unless *strict*, a stream that cannot
         be made is left out alone: it could be made once, and the others go on.
         """
+        self._make(self._admitted, strict=strict)
+
+    def prepare(self) -> None:
+        """Find out what each source is asked for: some thousand rules take seconds to say, in which others may read."""
+        for runner in self.runners:
+            stream = runner.stream
+            runner.fields = stream.pipeline.projection(stream.judge.fields)
+
+    def again(self) -> Workers:
+        """Return what goes on where these have stopped: the detectors and tables that were admitted for them, with
+        sources and sinks made anew. What a signature covers is not read again, so it may be anything by now.
+        """
+        anew = Workers(self.accepted, self._store, self._meters, once=self._once, fail=self._fail)
+        anew._make(self._kept, strict=False)
+        return anew
+
+    def _admitted(self, id: str) -> Runner:
+        built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
+        self._forward_only(built)
+        return Runner(built, self.accepted.configuration.streams[id], _made_of_rules(built.stream))
+
+    def _kept(self, id: str) -> Runner:
+        if id in self.missing:
+            raise ConfigError(self.missing[id])
+        old = self.runner(id)
+        return Runner(build_again(self.accepted, old.built, clock()), old.config, old.detectors, old.fields)
+
+    def _make(self, make: Callable[[str], Runner], *, strict: bool) -> None:
         configuration, locator = self.accepted.configuration, self.accepted.locator
-        for id, section in configuration.streams.items():
+        for id in configuration.streams:
             try:
-                built = build_stream(self.accepted, id, self._store.folder / "cache", clock())
-                self._forward_only(built)
+                runner = make(id)
             except (TrustError, AccessDenied, ConfigError) as error:
                 self.missing[id] = str(error)
                 if strict or len(self.missing) == len(configuration.streams):
                     raise
                 continue
-            built.stream.meters = self._meters
-            made = _made_of_rules(built.stream)
-            self.runners.append(Runner(built.stream, section, built.refused, made, packs=built.packs))
+            runner.stream.meters = self._meters
+            self.runners.append(runner)
         used = {name for one in configuration.streams.values() for name in one.sinks} | set(audit_sinks(self.accepted))
         for name in sorted(used):
             self._sinks[name] = build_sink(configuration, locator, name)
@@ -415,9 +453,12 @@ def _lag(source: Source, now: Timestamp) -> tuple[int | None, float | None]:
 
 
 def last_pack(reader: Reader, name: str) -> dict[str, Any]:
-    """Return what is on record of the newest version of the pack *name* that was accepted; empty if none was."""
-    said = [dict(leaf.data) for leaf in reader.recorded(action="pack-accepted", limit=_FAR)]
-    return max((one for one in said if one.get("pack") == name), key=lambda one: int(one["version"]), default={})
+    """Return what is on record of the newest version of the pack *name* that was accepted; empty if none was.
+
+    It is the last one on record, since none is accepted but with a higher number than all before.
+    """
+    accepted = (dict(leaf.data) for leaf in reader.backwards("pack-accepted"))
+    return next((one for one in accepted if one.get("pack") == name), {})
 
 
 def _made_of_rules(stream: Stream) -> list[DetectorState]:

@@ -59,6 +59,20 @@ def test_a_table_that_nobody_signed_for_is_refused(site: Site) -> None:
     assert last["vedette"]["configuration"]["revision"] == 1
 
 
+def test_a_table_goes_on_from_memory_when_a_reload_fails(site: Site) -> None:
+    """A configuration that cannot be opened has stopped what ran; the file of the table holds another by then."""
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    (site.folder / "guests.csv").write_bytes(TABLE.replace(b"Olaf", b"Eve"))
+    nowhere = {"out": {"type": "ndjson", "path": str(site.folder / "nowhere" / "out.ndjson")}}
+    site.sign("root", enrichments={}, sinks=nowhere)
+    assert "nowhere" in site.ask("config", "apply").stderr
+    site.log_line(1)
+    site.until(lambda: len(site.delivered()) == 2)
+    last = json.loads((site.folder / "out.ndjson").read_text().splitlines()[-1])
+    assert last["vedette"]["enrichment"][0]["row"]["owner"] == "Olaf"
+
+
 def test_alerts_say_where_an_address_is_by_a_database_of_the_user(site: Site) -> None:
     """How old it is it says itself; one that is damaged is refused before it runs."""
     data = database({"192.0.2.0/24": {"country": {"iso_code": "NO", "names": {"en": "Norway"}}}})

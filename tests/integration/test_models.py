@@ -219,11 +219,14 @@ def test_a_model_that_expires_while_it_runs_goes_on_with_a_warning_or_stops(site
 
 
 def test_a_model_that_must_stop_at_its_end_stops(site: ModelSite, trained: Files) -> None:
+    """Rules that lie broken on the disk by then go on as they were admitted."""
     end = datetime.now(UTC) + timedelta(seconds=8)
     site.install(edited(trained, not_after=f"{end:%Y-%m-%dT%H:%M:%SZ}"), on_expiry="stop")
     site.start()
     site.until(lambda: MODEL in site.alerts())
+    (site.folder / "rules" / "rule.yml").write_text("half a rule")
     site.until(lambda: "refused at step 7" in site.status()["reason"])
+    assert "one until" in site.audited("model-refused")[0]["data"]["reason"]
     site.log_line(1)
     site.until(lambda: len(site.alerts()[RULE_ID]) == 2)
 

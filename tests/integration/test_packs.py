@@ -3,14 +3,28 @@ them."""
 
 from __future__ import annotations
 
+import gc
 import json
+import signal
 import subprocess
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from agent import service as service_module
+from agent.config import load_bootstrap
+from agent.errors import RetryableError
+from agent.pipeline import Pipeline
+from agent.ports import Detector
+from agent.replay import Replay, Span
+from agent.service import Service
+from agent.store import Reader
 from agent.trust import keys, pack
+from agent.workers import last_pack
 from rules.sigma.documents import content_digest, read_files
 from tests.process import VEDETTE
 from tests.signing import key
@@ -220,3 +234,148 @@ def test_a_pack_that_may_not_run_stops_nothing_while_another_stream_is_missing(s
     put(site, SECOND, version=2)
     assert "changed: pack own" in site.ask("config", "apply").stdout
     assert (site.status()["status"], site.status("second")["status"]) == ("ok", "ok")
+
+
+@pytest.mark.parametrize("broken", ["half copied", "no signature", "withdrawn"])
+def test_what_ran_goes_on_from_memory_whatever_lies_on_the_disk(site: Site, broken: str) -> None:
+    """A pack is broken and refused; then a configuration stops all that runs and cannot be opened."""
+    put(site, RULE, version=1)
+    site.start()
+    site.until(lambda: len(site.delivered()) == 1)
+    assert site.process is not None
+    rule, envelope = site.folder / "rules" / "rule.yml", pack.envelope_of(site.folder / "rules")
+    match broken:
+        case "half copied":
+            rule.write_text(RULE[: len(RULE) // 2])
+        case "no signature":
+            envelope.unlink()
+        case "withdrawn":
+            rule.unlink()
+    site.process.send_signal(signal.SIGHUP)
+    site.until(lambda: site.audited("pack-refused"))
+    site.sign(
+        "root",
+        detectors={"rules": {"type": "sigma", "path": "builtin"}},
+        sinks={"out": {"type": "ndjson", "path": str(site.folder / "nowhere" / "out.ndjson")}},
+    )
+    site.process.send_signal(signal.SIGHUP)
+    site.until(lambda: site.audited("configuration-refused"))
+    site.log_line(1)
+    site.until(lambda: len(site.delivered()) == 2)
+    assert site.status()["status"] == "ok"
+    first, again = [one["data"] for one in site.audited("detector-loaded")]
+    assert first == again, "what goes on is on record as what it was"
+    assert len(site.audited("pack-accepted")) == 1
+
+
+def test_a_new_version_that_cannot_be_opened_does_not_run(site: Site) -> None:
+    """It is refused on record, and its predecessor goes on, though it lies nowhere any more."""
+    folder = site.folder / "alerts"
+    folder.mkdir()
+    put(site, RULE, version=1)
+    site.sign("root", sinks={"out": {"type": "ndjson", "path": str(folder / "out.ndjson")}})
+    site.start()
+    site.until(lambda: len(site.delivered("alerts/out.ndjson")) == 1)
+    put(site, SECOND, version=2)
+    folder.rename(site.folder / "away")
+    assert site.ask("config", "apply").returncode != 0
+    assert ["alerts" in one["data"]["reason"] for one in site.audited("pack-refused")] == [True]
+    assert [one["data"]["version"] for one in site.audited("pack-accepted")] == [1]
+    (site.folder / "away").rename(folder)
+    site.log_line(1)
+    site.until(lambda: len(site.delivered("alerts/out.ndjson")) == 2)
+    out = (folder / "out.ndjson").read_text().splitlines()
+    assert {json.loads(line)["rule"]["id"] for line in out} == {RULE_ID}
+    assert "changed: pack own" in site.ask("config", "apply").stdout
+
+
+def test_a_version_that_is_on_record_and_could_not_begin_is_still_the_newest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its predecessor goes on without a second record, and the next look lets the new one run."""
+
+    def accepted() -> list[object]:
+        with Reader(site.data) as reader:
+            assert last_pack(reader, "other") == {}
+            newest = last_pack(reader, "own")["version"]
+            return [newest, *(leaf.data["version"] for leaf in reader.recorded(action="pack-accepted"))]
+
+    with running(site) as service:
+        put(site, SECOND, version=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(service_module, "strangers", Mock(side_effect=[RetryableError("no space left"), []]))
+            with pytest.raises(RetryableError):
+                service._apply("test")
+        assert [one.pack.version for one in service._workers.packs.values()] == [1]
+        assert accepted() == [2, 1, 2]
+        service._apply("test")
+        assert [one.pack.version for one in service._workers.packs.values()] == [2]
+        assert accepted() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(("text", "version"), [(SECOND, 2), (SECOND, 1), (RULE, 1)])
+def test_a_replay_takes_no_pack_that_was_not_accepted(site: Site, text: str, version: int) -> None:
+    """Neither a newer one, which nobody has put on record, nor another one under the accepted number."""
+    with running(site) as service:
+        put(site, text, version=version)
+        replay = Replay("main", [Span()])
+        replay.run(service._workers.accepted, service._store)
+        assert replay.done
+        expected = "cannot be asked again" if text == RULE else f"version {version} lies there, accepted is 1"
+        assert expected in replay.error
+
+
+@contextmanager
+def running(site: Site) -> Iterator[Service]:
+    """Run the site's daemon in this process, under version 1 of its pack, without a main thread that looks around."""
+    put(site, RULE, version=1)
+    service = Service(load_bootstrap(site.bootstrap))
+    try:
+        for step in Service.STEPS[:3]:
+            getattr(service, step)()
+        yield service
+    finally:
+        service._shut()
+        gc.unfreeze()
+
+
+def test_a_stream_reads_on_until_a_new_version_is_ready(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With thousands of rules, what they want of a source takes seconds to say."""
+    stopped: list[bool] = []
+    projection = Pipeline.projection
+
+    def watched(pipeline: Pipeline, also: frozenset[str]) -> frozenset[str]:
+        stopped.append(service._workers._stop.is_set())
+        return projection(pipeline, also)
+
+    with running(site) as service:
+        before = service._workers.runners[0].fields
+        monkeypatch.setattr(Pipeline, "projection", watched)
+        put(site, SECOND, version=2)
+        service._apply("test")
+        assert stopped == [False]
+        assert service._workers.runners[0].fields == before != frozenset()
+        service._apply("test")
+        assert stopped == [False], "nothing has changed, nothing is made ready"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_rules_that_run_no_more_give_their_memory_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Those of the old version, or those of a new one that could not begin; the collector has nothing to find."""
+    seen: list[weakref.ref[object]] = []
+
+    def strangers(_: object, detectors: Iterable[Detector]) -> list[str]:
+        seen.extend(weakref.ref(vars(one)["_engine"]) for one in detectors)
+        if fails and len(seen) == 2:
+            raise RetryableError("no space left")
+        return []
+
+    monkeypatch.setattr(service_module, "strangers", strangers)
+    with running(site) as service:
+        put(site, SECOND, version=2)
+        with pytest.raises(RetryableError) if fails else nullcontext():
+            service._apply("test")
+        alive = [one() is not None for one in seen]
+        assert alive == ([True, False, True] if fails else [False, True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -30,6 +32,7 @@ from agent.model import (
 from agent.pipeline import WATERMARKS, Filter, Pipeline
 from agent.ports import StateView
 from agent.state import State, Transaction
+from rules.detector import build
 
 NOW = 1_767_400_000 * SECOND
 EVERY = Description("every", "Every event", "rule", "medium", author="Vedette", techniques=("T1003.001",))
@@ -93,6 +96,23 @@ def test_the_books_balance_with_broken_and_filtered_records() -> None:
     raws = (event(1, message="a"), b"{broken", event(2, message="noise"), event(3, observer={"product": "vedette"}))
     found = pipeline.evaluate(records(*raws), State().transaction())
     assert (found.scored, dict(found.filtered), len(found.dead)) == (1, {"chatter": 1, "own-alerts": 1}, 1)
+
+
+def test_a_pipeline_that_nobody_has_any_more_is_gone_at_once() -> None:
+    """Thousands of rules are millions of objects: no circle of them may wait for the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        pipeline = Pipeline([build("rules", {"path": "builtin"}, None)])
+        pipeline.projection()
+        judged(pipeline, records(event(1, EventID=4688, Channel="Security")), State().transaction())
+        engine = pipeline.detectors[0]._engine  # type: ignore[attr-defined]
+        assert engine.plans
+        held = [weakref.ref(part) for part in (pipeline, pipeline.normaliser, pipeline.detectors[0], engine)]
+        del pipeline, engine
+        assert [ref() for ref in held] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_our_own_alerts_are_not_events() -> None:

@@ -259,6 +259,23 @@ def test_acknowledgement_and_its_leaf(store: Store) -> None:
     assert (said.actor, said.data) == ("kim", {"alert": "a", "verdict": "benign", "note": None})
 
 
+def test_what_was_last_on_record_is_found_without_a_look_at_what_came_before(store: Store) -> None:
+    """Of an action, and of no other that has its name within; the log behind it may be of any length."""
+    for version in (1, 2):
+        store.record("s", "pack-accepted", {"pack": "own", "version": version}, NOW)
+    store.record("s", "pack-refused", {"reason": '{"action":"pack-accepted",'}, NOW)
+    with Reader(store.folder) as reader:
+        assert [leaf.data["version"] for leaf in reader.backwards("pack-accepted")] == [2, 1]
+        store.do(lambda each: [store._log.append(each, "stop", time=NOW, data={}) for _ in range(3_000)])
+        store.record("s", "pack-accepted", {"pack": "own", "version": 3}, NOW)
+        steps: list[int] = []
+        reader._connection.set_progress_handler(lambda: bool(steps.append(1)), 100)
+        assert next(reader.backwards("pack-accepted")).data["version"] == 3
+        assert len(steps) < 10
+        assert [leaf.data["version"] for leaf in reader.backwards("pack-accepted")] == [3, 2, 1]
+        assert len(steps) > 100, "the measure sees rows that are looked at"
+
+
 def test_one_process_holds_the_store(store: Store) -> None:
     """A second writer is refused with the holder's process number."""
     with pytest.raises(ConfigError, match="in use by process"):
