@@ -37,9 +37,9 @@ def command(
     from rules.detector import build
     from rules.running import cache, log_source
 
+    gc.set_threshold(1_000_000, 50, 50)  # compiled rules live to the end; events hold no cycles, counting frees them
     source = log_source(paths)
     detector = build("sigma", {"path": str(rules), "min_level": min_level}, cache())
-    gc.set_threshold(1_000_000, 50, 50)  # compiled rules live to the end; events hold no cycles, counting frees them
     summary = _Summary(detector.plan())
     show = _print_json if as_json else _print_line
     progress = _Progress()

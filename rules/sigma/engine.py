@@ -813,6 +813,7 @@ class Engine:
     def __init__(self, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
         self._plans: dict[Kind, KindPlan] = {}
+        self._of_kind: WeakValueDictionary[Kind, KindPlan] = WeakValueDictionary()
         self._made: deque[KindPlan] = deque(maxlen=_MOST_MADE)
         """Plans that kinds may share, the newest first."""
         self._heavy: deque[KindPlan] = deque()
@@ -836,7 +837,7 @@ class Engine:
 
     def _of(self, kind: Kind) -> KindPlan:
         """Return the plan of *kind*, or of a kind that rules cannot tell from it, or a new one."""
-        found = self._plans.get(kind) or next((plan for plan in self._made if plan.serves(kind)), None)
+        found = self._of_kind.get(kind) or next((plan for plan in self._made if plan.serves(kind)), None)
         if found is None:
             found = self._new(kind)
             self._made.appendleft(found)
@@ -846,6 +847,7 @@ class Engine:
                 lightened = self._heavy.popleft()
                 lightened.lighten()
                 self._weight -= lightened.rules
+        self._of_kind[kind] = found
         return found
 
     def _new(self, kind: Kind) -> KindPlan:
