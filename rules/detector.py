@@ -218,8 +218,9 @@ class SigmaDetector:
 
     def plan(self) -> dict[str, Any]:
         rules = self._engine.rules
+        tests = [(rule, leaf) for rule in rules for leaf in leaves(rule.condition)]
         unfed = Counter(_source_name(rule) for rule in rules if logsource.condition(*rule.logsource) is None)
-        keywords = [rule for rule in rules if any(leaf[1] is None for leaf in leaves(rule.condition))]
+        keywords = {rule.id for rule, leaf in tests if leaf[1] is None}
         return {
             "rules": len(rules),
             "digest": self._collection.content,
@@ -230,8 +231,8 @@ class SigmaDetector:
             "filters": dict(self._collection.filters),
             "correlations": self._correlator.plan() if self._correlator else [],
             "unfed": {"rules": sum(unfed.values()), "log_sources": dict(unfed.most_common())},
-            "atoms": sum(len(leaf[3]) for rule in rules for leaf in leaves(rule.condition)),
-            "fields": sorted({leaf[1] for rule in rules for leaf in leaves(rule.condition) if leaf[1]}),
+            "atoms": sum(len(leaf[3]) for _, leaf in tests),
+            "fields": sorted({leaf[1] for _, leaf in tests if leaf[1]}),
             "costs": [f"{len(keywords)} rules look for keywords: they add event.original to their log sources"],
             "kinds": [
                 {

@@ -36,7 +36,7 @@ from agent.model import (
 from agent.normalise import clock
 from agent.normalise.catalogue import Converter
 from agent.normalise.columns import ABSENT, Columns, Frame, Pool, encode
-from agent.normalise.decode import Decoded, Raw, bytes_of, decode_each, decode_json
+from agent.normalise.decode import Decoded, Raw, bytes_of, decode_each, decode_json, text_of
 from agent.normalise.document import Plan
 from agent.normalise.kinds import (
     LONGEST_CONSTANT,
@@ -244,7 +244,8 @@ class Normaliser:
             if group.wants_original and format == DOCUMENT:
                 pile.originals += Frame(found).column(_KEPT_ORIGINAL)
             elif group.wants_original:
-                pile.originals += [bytes_of(raws[place]) for place in members]
+                taken = [raws[place] for place in members]
+                pile.originals += taken if _all_bytes(taken) else map(bytes_of, taken)
 
     def _look_again(self, format: str, decoded: list[Any], raws: Sequence[Raw], places: list[int]) -> None:
         """Decode the records at *places* whole."""
@@ -276,6 +277,10 @@ class Normaliser:
         data = bytes_of(raw)
         letter = DeadLetter(work.records.reference(row), reason, data, work.records.as_of)
         work.unparsed(row, self._unparsed, data if self._unparsed_original else None, letter)
+
+
+def _all_bytes(found: Sequence[Any]) -> bool:
+    return set(map(type, found)) <= {bytes}
 
 
 def _refused(zone: str) -> str:
@@ -369,14 +374,14 @@ class _Work:
 
     def _put_originals(self, rows: NDArray[np.intp], found: Sequence[Any]) -> None:
         """Write `event.original`: what a stored document kept may be anything, records are bytes."""
-        if any(one.__class__ is not bytes for one in found):
-            kept = Dictionary()
-            codes = np.array([encode(one, kept, TEXT) for one in found])
-            codes[codes >= 0] += len(self._originals)
-            self._originals += kept.values
-        else:
+        if _all_bytes(found):
             codes = np.arange(len(self._originals), len(self._originals) + len(found))
             self._originals += found
+        else:
+            kept = Dictionary()
+            codes = np.array([encode(text_of(one) if isinstance(one, bytes) else one, kept, TEXT) for one in found])
+            codes[codes >= 0] += len(self._originals)
+            self._originals += kept.values
         self._columns.put(ORIGINAL, rows, codes)
 
     def _codes(self, name: str, sources: Iterable[tuple[int, Converter]], pile: _Pile) -> list[int]:

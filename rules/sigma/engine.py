@@ -526,8 +526,11 @@ class _Gate:
         return np.frombuffer(data, np.uint8) | np.uint8(0x20)
 
     def __call__(self, codes: list[int], values: Sequence[bytes | Value]) -> list[int]:
-        taken = [values[code] for code in codes]
-        parts = [one if isinstance(one, bytes) else "\n".join(texts(one)).encode("utf-8", "replace") for one in taken]
+        parts: list[Any] = [values[code] for code in codes]
+        if set(map(type, parts)) != {bytes}:
+            parts = [
+                one if isinstance(one, bytes) else "\n".join(texts(one)).encode("utf-8", "replace") for one in parts
+            ]
         data = self._fold(self._separator.join(parts)).data
         hits = [start for search in self._searches for _, start, _ in search(data)]
         if not hits:
