@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import orjson
 import pytest
 import yaml
 
-from agent.model import Chunk, Kind, Records
+from agent.model import DOCUMENT, Chunk, Kind, Records
 from agent.normalise import Normaliser
 from agent.normalise.clock import parse
 from agent.normalise.mapping import installed
@@ -289,18 +290,46 @@ FIRES: list[tuple[str, Any]] = [
 ]
 
 
+def unpack(names: Container[str], folder: Path) -> None:
+    """Put SigmaHQ's rules of these file names into *folder*."""
+    with tarfile.open(DATA / "sigma" / "sigma-rules.tar.gz") as archive:
+        for member in archive:
+            if Path(member.name).stem in names and (stream := archive.extractfile(member)) is not None:
+                (folder / Path(member.name).name).write_bytes(stream.read())
+
+
 @needs_data
 def test_a_native_event_is_found_by_the_rule_of_its_log_source_and_by_no_other(tmp_path: Path) -> None:
     """Each event is found by SigmaHQ's rule for it, and no rule finds an event of another product."""
     names = {name for name, _ in FIRES}
-    with tarfile.open(DATA / "sigma" / "sigma-rules.tar.gz") as archive:
-        for member in archive:
-            if Path(member.name).stem in names and (stream := archive.extractfile(member)) is not None:
-                (tmp_path / Path(member.name).name).write_bytes(stream.read())
+    unpack(names, tmp_path)
     titles = {name: yaml.safe_load((tmp_path / f"{name}.yml").read_text())["title"] for name in names}
     detector = build("sigma", {"path": str(tmp_path)}, None)
     found = {(name, title) for name, event in FIRES for title in find(detector, event)}
     assert found == {(name, titles[name]) for name in names}
+
+
+@needs_data
+def test_a_siem_is_asked_for_all_that_rules_read_of_sensors(tmp_path: Path) -> None:
+    """A document with nothing but the fields that the rules want of a source is found as the whole one is."""
+    documents = {name: event for name, event in FIRES if isinstance(event, dict) and "ecs" in event}
+    unpack(documents, tmp_path)
+    detector = build("sigma", {"path": str(tmp_path)}, None)
+    wanted = Normaliser(detector.fields).projection(frozenset())
+    for event in documents.values():
+        pruned = kept(event | {"labels": {"site": "a"}}, wanted)
+        assert "labels" not in pruned
+        assert find(detector, pruned, DOCUMENT) == find(detector, event) != []
+
+
+def kept(document: dict[str, Any], wanted: frozenset[str], above: str = "") -> dict[str, Any]:
+    """Return what *wanted* names of a document, as a SIEM returns it."""
+    found = {
+        key: kept(value, wanted, f"{above}{key}.") if isinstance(value, dict) else value
+        for key, value in document.items()
+        if isinstance(value, dict) or f"{above}{key}" in wanted
+    }
+    return {key: value for key, value in found.items() if value != {}}
 
 
 @pytest.mark.parametrize(
@@ -350,9 +379,10 @@ def test_each_data_set_is_one_that_a_mapping_writes() -> None:
     assert {name for one in named for name in ([one] if isinstance(one, str) else one)} - written <= ELSEWHERE
 
 
-def find(detector: SigmaDetector, event: Any) -> list[str]:
+def find(detector: SigmaDetector, event: Any, format: str = "") -> list[str]:
     """Return the titles of the rules that find a native record: a text is a line, an object JSON."""
     line = isinstance(event, str)
-    chunk = Chunk("p", "f", "syslog" if line else "json", range(1), [event.encode() if line else orjson.dumps(event)])
+    raw = event.encode() if line else event if format == DOCUMENT else orjson.dumps(event)
+    chunk = Chunk("p", "f", format or ("syslog" if line else "json"), range(1), [raw])
     batch = Normaliser(detector.fields)(Records("s", (chunk,), {}, parse("2026-11-21T00:00:00Z")), {}).batch
     return [finding.detector.title for finding in detector.detect(batch, State().transaction().view("sigma"))]
