@@ -36,8 +36,8 @@ _SECOND = itemgetter(1)
 _FIRST = itemgetter(0)
 _LAST = itemgetter(2)
 _ZONE = re.compile(r"^(?:|(?:UTC|GMT)?([+-])(\d{1,2}):?(\d{2}))$")
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "=": "=", "\\": "\\", "|": "|"}
-_ESCAPED = re.compile(r"\\([nrt=\\|])")
+_CEF_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "=": "=", "\\": "\\", "|": "|"}
+_CEF_ESCAPED = re.compile(r"\\([nrt=\\|])")
 _CEF_KEY = re.compile(r"(?:^|(?<=[ \t]))([A-Za-z0-9_.\[\]-]{1,100}+)=")
 _MONTH_FIRST = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\S{1,16}) (AM|PM)", re.ASCII)
 _CEF_HEAD = ("version", "vendor", "product", "device_version", "class", "name", "severity")
@@ -407,7 +407,7 @@ def _is_escaped(text: str, place: int) -> bool:
 
 
 def _written_out(value: str) -> str:
-    return _ESCAPED.sub(lambda found: _ESCAPES[found[1]], value)
+    return _CEF_ESCAPED.sub(lambda found: _CEF_ESCAPES[found[1]], value)
 
 
 def _character(named: str) -> str:

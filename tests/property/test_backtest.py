@@ -111,7 +111,7 @@ def within(alerts: Iterable[tuple[str, int]], begin: int, end: int) -> Counter[s
 
 
 @pytest.mark.parametrize("name", SETS)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(rows=st.lists(st.tuples(Rows, Late), min_size=20, max_size=80), begins=st.lists(Seconds, min_size=4, max_size=4))
 def test_a_time_alone_and_all_time_give_the_same_numbers(
     name: str, rows: list[tuple[Row, int]], begins: list[int]
