@@ -179,9 +179,7 @@ class Service:
 
     def _ready(self, workers: Workers) -> Workers:
         """Do for *workers* what takes long, while those that they shall replace still work."""
-        gc.collect()
         workers.prepare()
-        gc.freeze()  # compiled rules live long: the collector need not look at them again
         return workers
 
     def _take(self, workers: Workers) -> None:
@@ -373,8 +371,9 @@ class Service:
 
     def _begin(self) -> None:
         self._workers.begin()
+        gc.unfreeze()  # what ran before may be in circles
         gc.collect()
-        gc.freeze()
+        gc.freeze()  # compiled rules live long: the collector need not look at them again
 
     def _pause(self, reason: str) -> None:
         """Stop what works, replays too: they would go on under what does not run any more."""

@@ -291,7 +291,10 @@ class FollowedFiles(FileReader):
         return False
 
     def _look_around(self, as_of: Timestamp) -> None:
-        """See which files there are and which of them are the ones we know. What gave nothing yet is met anew."""
+        """See which files there are and which of them are the ones we know. What gave nothing yet is met anew.
+
+        Where files take other names meanwhile, nobody is found lost or new by what was listed: we look again.
+        """
         self._looked, self._stale = as_of, False
         for name in [name for name, tracked in self._tracked.items() if tracked.mark == Mark()]:
             self._shut(name)
@@ -303,8 +306,10 @@ class FollowedFiles(FileReader):
         self._at = {tracked.at: tracked for tracked in self._tracked.values() if tracked not in homeless}
         taken = {tracked.node for tracked in self._at.values()}
         for path, look in self._listed.items():
-            if look[2:4] not in taken and self._passed.get(look[2:4]) != look:
-                self._meet(path, look, lost, as_of)
+            is_known = look[2:4] in taken or self._passed.get(look[2:4]) == look
+            if not is_known and not self._meet(path, look, lost, as_of):
+                self._stale = True
+                return
             taken.add(look[2:4])
         for tracked in lost:
             if not tracked.gone:
@@ -363,14 +368,21 @@ class FollowedFiles(FileReader):
             return False
         return not (deep or recoded.seekable) or holds(recoded, tracked.tail)
 
-    def _meet(self, path: str, look: Look, lost: list[Tracked], as_of: Timestamp) -> None:
-        """Decide who a file is that is not at a known inode: a known one's next place, a copy, or a new one."""
+    def _meet(self, path: str, look: Look, lost: list[Tracked], as_of: Timestamp) -> bool:
+        """Decide who a file is that is not at a known inode: a known one's next place, a copy, or a new one.
+
+        False if another file has the name by now: what was listed says nothing of that one.
+        """
         try:
             descriptor = open_regular(path, path in self._named)
+        except FileNotFoundError:
+            return False
         except OSError as error:
             self.problems.note(path, error.strerror or str(error))
-            return
+            return True
         try:
+            if _look(os.fstat(descriptor))[2:4] != look[2:4]:
+                return False
             before = next((each for each in lost if self._goes_on(each, path, descriptor)), None)
             if before:
                 self._shut(before.partition)
@@ -384,6 +396,7 @@ class FollowedFiles(FileReader):
             self._passed[look[2:4]] = look
         finally:
             os.close(descriptor)
+        return True
 
     def _goes_on(self, tracked: Tracked, path: str, descriptor: int) -> bool:
         return _alike(path, tracked.path) and not tracked.is_live_evtx and self._is_same(tracked, descriptor, deep=True)

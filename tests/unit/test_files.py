@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from agent.errors import ConfigError
 from agent.model import SECOND, Cursor, Records, Reference
 from agent.ports import Source
 from agent.testing import drain, payloads, stored_cursor
+from connectors._follow import FollowedFiles
 from connectors._readers import LONGEST
 from connectors.files import UNOPENED, build
 
@@ -438,6 +440,45 @@ def test_at_a_rotation_the_old_file_is_finished_first(tmp_path: Path, paths: str
         follower.kill()
     assert follower.all() == want(2, 3, 4, 5)
     assert len({partition for partition, _, _ in follower.read}) == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("seen", range(5))
+def test_a_rotation_in_the_midst_of_a_listing_loses_and_doubles_nothing(
+    tmp_path: Path, seen: int, killed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first *seen* files were looked at before all took other names, the others after."""
+    names = ["app.log", "app.log.1", "app.log.2", "app.log.3"]
+    for number, name in enumerate(names[:3]):
+        write(tmp_path / name, *range(100 - 30 * number, 110 - 30 * number))
+    follower = Follower(tmp_path / "app.log*")
+    follower.all()
+    write(tmp_path / "app.log", 110, 111)
+    if killed:
+        follower.kill()
+    genuine = FollowedFiles._list
+
+    def torn(source: FollowedFiles) -> dict[str, Any]:
+        monkeypatch.setattr(FollowedFiles, "_list", genuine)
+        before = genuine(source)
+        for old, new in reversed([*pairwise(names)]):
+            (tmp_path / old).rename(tmp_path / new)
+        write(tmp_path / "app.log", 130, 131)
+        looks = {**before, **genuine(source)}
+        for name in names[:seen]:
+            looks.pop(str(tmp_path / name))
+            if str(tmp_path / name) in before:
+                looks[str(tmp_path / name)] = before[str(tmp_path / name)]
+        return dict(sorted(looks.items()))
+
+    monkeypatch.setattr(FollowedFiles, "_list", torn)
+    follower.source._stale = True
+    follower.fetch()
+    for _ in range(3):
+        follower.source._stale = True
+        follower.all()
+    numbers = sorted(json.loads(raw)["n"] for raw in follower.lines)
+    assert numbers == [*range(40, 50), *range(70, 80), *range(100, 112), 130, 131]
 
 
 def test_a_deleted_file_is_read_to_its_end_while_it_is_open(tmp_path: Path) -> None:
