@@ -30,7 +30,7 @@ from agent.ports import Detector, Referring, Ruled, Sink, Source
 from agent.state import State
 from agent.stream import Stream
 from agent.trust import pack
-from agent.trust.admission import Admitted, Terms, admit
+from agent.trust.admission import Admitted, Terms, admit, ended
 from agent.trust.manifest import instant
 from agent.trust.pack import Pack
 from agent.zones import zone_of
@@ -152,10 +152,7 @@ def build_again(accepted: Accepted, built: Built, now: Timestamp) -> Built:
     refused = list(built.refused)
     for one in stream.pipeline.detectors:
         if isinstance(one, ModelDetector) and _must_end(configuration, one, now):
-            reason = f"expected a model that is valid now, found one until {one.manifest.not_after}"
-            refused.append(
-                Refusal(one.id, f"model {one.id}: refused at step 7, validity: {reason}; train and sign a new one")
-            )
+            refused.append(Refusal(one.id, str(ended(one.manifest, one.id))))
         else:
             detectors.append(one)
     pipeline = stream.pipeline

@@ -136,7 +136,7 @@ class Service:
             files = Files.read(self._bootstrap.configuration)
             if before is None or files.text != before.files.text:
                 accepted = accept(files, self._root, before, above=above)
-                self._take(self._ready(self._built(accepted, strict=True)))
+                self._take(self._built(accepted, strict=True).prepare())
                 return
         except StoreBroken:
             raise
@@ -145,7 +145,7 @@ class Service:
             if before is None:
                 raise
             log.warning("the last good configuration goes on", revision=before.revision)
-        self._go_on(self._ready(self._built(before, strict=False)))
+        self._go_on(self._built(before, strict=False).prepare())
 
     def _start_workers(self) -> None:
         self._begin()
@@ -175,11 +175,6 @@ class Service:
     def _built(self, accepted: Accepted, *, strict: bool) -> Workers:
         workers = Workers(accepted, self._store, self._meters, once=self._once, fail=self._fail)
         workers.build(strict=strict)
-        return workers
-
-    def _ready(self, workers: Workers) -> Workers:
-        """Do for *workers* what takes long, while those that they shall replace still work."""
-        workers.prepare()
         return workers
 
     def _take(self, workers: Workers) -> None:
@@ -264,7 +259,7 @@ class Service:
             is_new = files.text != before.files.text
             if is_new:
                 accepted = accept(files, self._root, before, above=self._used(files))
-                workers = self._ready(self._built(accepted, strict=True))
+                workers = self._built(accepted, strict=True).prepare()
         except Exception as error:
             self._refuse(error)
             raise
@@ -296,7 +291,7 @@ class Service:
             changed = sorted({one.pack.name for key, one in workers.packs.items() if one.pack != running.get(key)})
             if not lacks and not changed:
                 return []
-            self._ready(workers)
+            workers.prepare()
         except Exception as error:
             self._refuse_pack(error)
             raise

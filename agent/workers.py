@@ -168,11 +168,12 @@ class Workers:
         """
         self._make(self._admitted, strict=strict)
 
-    def prepare(self) -> None:
+    def prepare(self) -> Workers:
         """Find out what each source is asked for: some thousand rules take seconds to say, in which others may read."""
         for runner in self.runners:
             stream = runner.stream
             runner.fields = stream.pipeline.projection(stream.judge.fields)
+        return self
 
     def again(self) -> Workers:
         """Return what goes on where these have stopped: the detectors and tables that were admitted for them, with

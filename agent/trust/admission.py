@@ -99,15 +99,21 @@ def expiry(manifest: Manifest, now: Timestamp) -> str:
     return ""
 
 
+def ended(manifest: Manifest, model: str) -> TrustError:
+    """Return why *model*, whose time is over, may not run."""
+    found = f"one until {manifest.not_after}"
+    return _Refusal(model)(7, "validity", "a model that is valid now", found, "train and sign a new one")
+
+
 class _Refusal:
     """The sentence of a step that failed: model, step, expected, found, way out."""
 
     def __init__(self, model: str) -> None:
-        self._model = model
+        self.model = model
 
     def __call__(self, number: int, step: str, expected: str, found: str, way_out: str) -> TrustError:
         fault = f"expected {expected}, found {found}" if expected else found
-        return TrustError(f"model {self._model}: refused at step {number}, {step}: {fault}; {way_out}")
+        return TrustError(f"model {self.model}: refused at step {number}, {step}: {fault}; {way_out}")
 
 
 def _check_files(files: Mapping[str, bytes], refuse: _Refusal) -> None:
@@ -147,7 +153,7 @@ def _check_validity(manifest: Manifest, now: Timestamp, refuse: _Refusal) -> Non
     if now < instant(begins):
         raise refuse(7, "validity", "a model that is valid now", f"one not before {begins}", "wait until then")
     if now >= instant(ends):
-        raise refuse(7, "validity", "a model that is valid now", f"one until {ends}", "train and sign a new one")
+        raise ended(manifest, refuse.model)
 
 
 def _check_gates(manifest: Manifest, refuse: _Refusal) -> None:

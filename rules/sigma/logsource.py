@@ -63,22 +63,14 @@ def _sysmon(*codes: int) -> list[Fields]:
     return [_event(_SYSMON, *codes)]
 
 
-def _dataset(*names: str, **more: str) -> list[Fields]:
+def _dataset(*names: str, **more: Any) -> list[Fields]:
     """Return a log source that is not Windows: a Windows channel without a data set has none of its rules."""
     return [{"winlog.channel": False, "event.dataset": list(names), **more}]
 
 
-def _sensor(**more: Any) -> Fields:
-    """Return what sensors tell; names of fields have ``_`` for ``.``."""
-    return {
-        "winlog.channel": False,
-        "event.dataset": _SENSORS,
-        **{key.replace("_", "."): one for key, one in more.items()},
-    }
-
-
-def _told(category: str, type: str | list[str]) -> Fields:
-    return _sensor(event_category=category, event_type=type)
+def _told(**more: Any) -> list[Fields]:
+    """Return what sensors of hosts tell; the names of fields have ``_`` for ``.``."""
+    return _dataset(*_SENSORS, **{key.replace("_", "."): one for key, one in more.items()})
 
 
 def _zeek(log: str) -> str:
@@ -90,13 +82,13 @@ def _process(*names: str) -> list[Fields]:
 
 
 PRODUCTS: Mapping[str, list[Fields]] = {
-    "windows": [{"winlog.channel": True}, _sensor(host_os_type="windows")],
+    "windows": [{"winlog.channel": True}, *_told(host_os_type="windows")],
     "linux": [
         {"winlog.channel": False, "event.dataset": [*_SYSLOG, *_AUDITD]},
         {"winlog.channel": _LINUX_SYSMON},
-        _sensor(host_os_type="linux"),
+        *_told(host_os_type="linux"),
     ],
-    "macos": [_sensor(host_os_type="macos")],
+    "macos": _told(host_os_type="macos"),
     "aws": [{"winlog.channel": False, "event.dataset": "aws.cloudtrail"}],
     "azure": _dataset(
         *("azure.activitylogs", "azure.auditlogs", "azure.identity_protection", "azure.platformlogs"),
@@ -114,29 +106,36 @@ PRODUCTS: Mapping[str, list[Fields]] = {
 }
 
 CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
-    ("windows", "process_creation"): [_event(_SYSMON, 1), _event("Security", 4688), _told("process", "start")],
-    ("windows", "file_access"): [_told("file", "access")],
-    ("windows", "file_change"): [*_sysmon(2), _told("file", "change")],
-    ("windows", "file_rename"): [_sensor(event_category="file", event_action="rename")],
-    ("windows", "network_connection"): [*_sysmon(3), _told("network", "start")],
+    ("windows", "process_creation"): [
+        _event(_SYSMON, 1),
+        _event("Security", 4688),
+        *_told(event_category="process", event_type="start"),
+    ],
+    ("windows", "file_access"): _told(event_category="file", event_type="access"),
+    ("windows", "file_change"): [*_sysmon(2), *_told(event_category="file", event_type="change")],
+    ("windows", "file_rename"): _told(event_category="file", event_action="rename"),
+    ("windows", "network_connection"): [*_sysmon(3), *_told(event_category="network", event_type="start")],
     ("windows", "sysmon_status"): _sysmon(4, 16),
-    ("windows", "process_termination"): [*_sysmon(5), _told("process", "end")],
-    ("windows", "driver_load"): [*_sysmon(6), _told("driver", "start")],
-    ("windows", "image_load"): [*_sysmon(7), _told("library", "start")],
+    ("windows", "process_termination"): [*_sysmon(5), *_told(event_category="process", event_type="end")],
+    ("windows", "driver_load"): [*_sysmon(6), *_told(event_category="driver", event_type="start")],
+    ("windows", "image_load"): [*_sysmon(7), *_told(event_category="library", event_type="start")],
     ("windows", "create_remote_thread"): _sysmon(8),
     ("windows", "raw_access_thread"): _sysmon(9),
     ("windows", "process_access"): _sysmon(10),
-    ("windows", "file_event"): [*_sysmon(11), _told("file", "creation")],
-    ("windows", "registry_add"): [*_sysmon(12), _told("registry", "creation")],
-    ("windows", "registry_delete"): [*_sysmon(12), _told("registry", "deletion")],
-    ("windows", "registry_set"): [*_sysmon(13), _told("registry", "change")],
+    ("windows", "file_event"): [*_sysmon(11), *_told(event_category="file", event_type="creation")],
+    ("windows", "registry_add"): [*_sysmon(12), *_told(event_category="registry", event_type="creation")],
+    ("windows", "registry_delete"): [*_sysmon(12), *_told(event_category="registry", event_type="deletion")],
+    ("windows", "registry_set"): [*_sysmon(13), *_told(event_category="registry", event_type="change")],
     ("windows", "registry_rename"): _sysmon(14),
-    ("windows", "registry_event"): [*_sysmon(12, 13, 14), _told("registry", ["change", "creation", "deletion"])],
+    ("windows", "registry_event"): [
+        *_sysmon(12, 13, 14),
+        *_told(event_category="registry", event_type=["change", "creation", "deletion"]),
+    ],
     ("windows", "create_stream_hash"): _sysmon(15),
     ("windows", "pipe_created"): _sysmon(17, 18),
     ("windows", "wmi_event"): _sysmon(19, 20, 21),
-    ("windows", "dns_query"): [*_sysmon(22), _sensor(dns_question_name=True)],
-    ("windows", "file_delete"): [*_sysmon(23, 26), _told("file", "deletion")],
+    ("windows", "dns_query"): [*_sysmon(22), *_told(dns_question_name=True)],
+    ("windows", "file_delete"): [*_sysmon(23, 26), *_told(event_category="file", event_type="deletion")],
     ("windows", "clipboard_change"): _sysmon(24),
     ("windows", "process_tampering"): _sysmon(25),
     ("windows", "file_block"): _sysmon(27),
@@ -151,18 +150,18 @@ CATEGORIES: Mapping[tuple[str | None, str], list[Fields]] = {
     ("linux", "process_creation"): [
         _event(_LINUX_SYSMON, 1),
         *_dataset("auditd.log", **{"event.action": "execve"}),
-        _told("process", "start"),
+        *_told(event_category="process", event_type="start"),
     ],
-    ("linux", "network_connection"): [_event(_LINUX_SYSMON, 3), _told("network", "start")],
-    ("linux", "process_termination"): [_event(_LINUX_SYSMON, 5), _told("process", "end")],
-    ("linux", "file_event"): [_event(_LINUX_SYSMON, 11), _told("file", "creation")],
-    ("linux", "file_delete"): [_event(_LINUX_SYSMON, 23), _told("file", "deletion")],
-    ("macos", "process_creation"): [_told("process", "start")],
-    ("macos", "file_event"): [_told("file", "creation")],
+    ("linux", "network_connection"): [_event(_LINUX_SYSMON, 3), *_told(event_category="network", event_type="start")],
+    ("linux", "process_termination"): [_event(_LINUX_SYSMON, 5), *_told(event_category="process", event_type="end")],
+    ("linux", "file_event"): [_event(_LINUX_SYSMON, 11), *_told(event_category="file", event_type="creation")],
+    ("linux", "file_delete"): [_event(_LINUX_SYSMON, 23), *_told(event_category="file", event_type="deletion")],
+    ("macos", "process_creation"): _told(event_category="process", event_type="start"),
+    ("macos", "file_event"): _told(event_category="file", event_type="creation"),
     (None, "process_creation"): [
         _event([_SYSMON, _LINUX_SYSMON], 1),
         _event("Security", 4688),
-        _told("process", "start"),
+        *_told(event_category="process", event_type="start"),
     ],
     (None, "webserver"): [
         {"winlog.channel": False, "event.dataset": ["apache.access", "nginx.access", "iis.access", "web.access"]},
